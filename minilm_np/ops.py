@@ -1,0 +1,198 @@
+"""Op set 1: every operation of the model in exact NumPy, in any float dtype.
+
+In float64 this is the oracle that everything else is measured against; in float32 it is a
+usable CPU backend, because all the heavy work is 2-D BLAS calls over packed tokens.
+
+T tokens of all sentences    B sentences    S tokens of one sentence    N heads
+H hidden size (384)    D = H / N head size (32)    I, O a dense layer's inputs and outputs
+
+Sentences are packed, not padded: sentence b is rows offsets[b]:offsets[b+1] of a (T, H) matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+LayerNorm = tuple[Array, Array]  # weight (H,), bias (H,)
+
+
+class Dense(NamedTuple):
+    """A dense layer's parameters, in the checkpoint's own layout."""
+
+    weight: Array  # (O, I)
+    bias: Array  # (O,)
+
+
+prepare_dense = Dense  # this op set computes with the checkpoint's layout as it is
+
+
+# --- activations -------------------------------------------------------------------------------
+
+# 0.5 * erfc(a / sqrt(2)) = exp(-a^2 / 2) * t * P(t), t = 1 / (1 + 0.3 a), a >= 0. P is a minimax fit of
+# degree 7 (relative error 1.1e-7, half a float32 ulp); bench/fit_gelu.py computes these numbers.
+TAIL_SCALE = 0.3
+TAIL_COEFFICIENTS = (  # of t^7, t^6, ... t^0
+    0.0361948322,
+    -0.15937822,
+    0.210118253,
+    -0.057167251,
+    0.130416402,
+    0.0993471372,
+    0.120845529,
+    0.119623263,
+)
+
+
+def gelu(x: Array) -> Array:
+    """x * Phi(x), Phi the normal distribution function: 0.5 x erfc(-x / sqrt(2)). (Hendrycks & Gimpel 2016.)
+
+    float32 and narrower: at most 1.4e-7 off for |x| < 4 (torch 2.13: 1.2e-6), and to 1e-6 relative even
+    in the negative tail, where 1 + erf would cancel. Wider: the C library's erfc, one element at a time.
+    """
+    if x.dtype.itemsize > 4:
+        erfc: Callable[[Array], Any] = np.frompyfunc(math.erfc, 1, 1)
+        return np.multiply(x, 0.5 * erfc(x * -math.sqrt(0.5)).astype(x.dtype))
+    magnitude = np.abs(x)
+    t = 1 / (1 + TAIL_SCALE * magnitude)
+    tail = np.full_like(x, TAIL_COEFFICIENTS[0])
+    for coefficient in TAIL_COEFFICIENTS[1:]:  # Horner
+        tail *= t
+        tail += coefficient
+    tail *= t
+    tail *= np.exp(-0.5 * magnitude * magnitude)  # Phi(-|x|)
+    return np.subtract(np.maximum(x, 0), magnitude * tail)
+
+
+def gelu_new(x: Array) -> Array:
+    """The tanh approximation of GELU (OpenAI GPT-2); a different function: up to 4.7e-4 from gelu."""
+    return np.multiply(0.5 * x, 1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def relu(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "gelu_new": gelu_new, "relu": relu}
+
+
+# --- dense layers and LayerNorm ----------------------------------------------------------------
+
+
+def linear(x: Array, dense: Dense, activation: str | None = None) -> Array:  # (T, I) -> (T, O)
+    """x W^T + b, then the activation if one is named."""
+    y = x @ dense.weight.T
+    y += dense.bias
+    if activation is not None:
+        rows = max(1, 32768 // y.shape[1])  # 128 KB of float32: the activation's temporaries stay in L2
+        for start in range(0, len(y), rows):
+            y[start : start + rows] = ACTIVATIONS[activation](y[start : start + rows])
+    return y
+
+
+def layer_norm(x: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T, H)
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis. (Ba et al. 2016, eq. 4.)"""
+    weight, bias = norm
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.mean(centred * centred, axis=-1, keepdims=True)
+    return np.add(centred / np.sqrt(variance + eps) * weight, bias)
+
+
+def add_layer_norm(x: Array, residual: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T, H)
+    return layer_norm(x + residual, norm, eps)
+
+
+def embed(
+    token_ids: Array,  # (T,)
+    token_type_ids: Array,  # (T,)
+    position_ids: Array,  # (T,)
+    tables: tuple[Array, Array, Array],  # word (V, H), token type (2, H), position (512, H)
+    norm: LayerNorm,
+    eps: float,
+) -> Array:  # (T, H)
+    """LayerNorm of the sum of three table look-ups. (Devlin et al. 2018, figure 2.)"""
+    word, token_type, position = tables
+    return layer_norm(word[token_ids] + token_type[token_type_ids] + position[position_ids], norm, eps)
+
+
+# --- attention ---------------------------------------------------------------------------------
+
+
+def softmax(scores: Array) -> Array:
+    """exp(s) / sum(exp(s)) over the last axis; the maximum is subtracted first, so exp cannot overflow."""
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def scaled_dot_product(query: Array, key: Array) -> Array:  # (..., S, D), (..., S, D) -> (..., S, S)
+    """softmax(Q K^T / sqrt(D)). (Vaswani et al. 2017, eq. 1.)"""
+    return softmax(query @ key.swapaxes(-1, -2) / math.sqrt(query.shape[-1]))
+
+
+def split_heads(qkv: Array, sentences: int, num_heads: int) -> Array:  # (n S, 3H) -> (3, n, N, S, D)
+    """Sentences of equal length S as separate (S, D) matrices, one a head, for query, key and value."""
+    head_size = qkv.shape[1] // (3 * num_heads)
+    return qkv.reshape(sentences, -1, 3, num_heads, head_size).transpose(2, 0, 3, 1, 4)
+
+
+def equal_length_runs(offsets: Array, most: int = 2**16) -> Iterator[tuple[int, int]]:
+    """Neighbouring sentences of one length, as (first, last + 1): NumPy can compute these together.
+
+    A run ends before its attention_probs exceed about `most` elements a head (3 MB with 12 heads).
+    """
+    lengths = np.diff(offsets)
+    first = 0
+    for b in range(1, len(lengths) + 1):
+        if b == len(lengths) or lengths[b] != lengths[first] or (b - first + 1) * int(lengths[b]) ** 2 > most:
+            yield first, b
+            first = b
+
+
+def attention(qkv: Array, offsets: Array, num_heads: int) -> Array:  # (T, 3H) -> (T, H)
+    """Multi-head attention, each sentence over its own tokens: softmax(Q K^T / sqrt(D)) V, heads side by side."""
+    context = np.empty((len(qkv), qkv.shape[1] // 3), qkv.dtype)
+    for first, last in equal_length_runs(offsets):
+        rows = slice(offsets[first], offsets[last])
+        query, key, value = split_heads(qkv[rows], last - first, num_heads)  # each (n, N, S, D)
+        per_head = scaled_dot_product(query, key) @ value  # (n, N, S, D)
+        context[rows] = per_head.transpose(0, 2, 1, 3).reshape(-1, context.shape[1])  # (n S, H)
+    return context
+
+
+def attention_probs(qkv: Array, offsets: Array, num_heads: int) -> list[Array]:  # (T, 3H) -> B of (N, S, S)
+    """The weights that `attention` averages the values with; row i of a head is what token i attends to."""
+    heads = [split_heads(qkv[start:stop], 1, num_heads) for start, stop in pairwise(offsets)]
+    return [scaled_dot_product(query[0], key[0]) for query, key, _ in heads]
+
+
+# --- sentence embeddings -----------------------------------------------------------------------
+
+
+def pool(hidden_states: Array, offsets: Array, mode: str) -> Array:  # (T, H) -> (B, H)
+    """One vector a sentence; mode is "mean", "cls", "max" or "mean_sqrt_len_tokens" (sum / sqrt(S))."""
+    sentences = np.split(hidden_states, offsets[1:-1])
+    if mode == "mean":
+        return np.stack([rows.mean(axis=0) for rows in sentences])
+    if mode == "cls":
+        return hidden_states[offsets[:-1]]
+    if mode == "max":
+        return np.stack([rows.max(axis=0) for rows in sentences])
+    if mode == "mean_sqrt_len_tokens":
+        return np.stack([rows.sum(axis=0) / math.sqrt(len(rows)) for rows in sentences])
+    raise ValueError(f"mode: found {mode!r}, wanted mean, cls, max or mean_sqrt_len_tokens")
+
+
+def mean_pool(hidden_states: Array, offsets: Array) -> Array:  # (T, H) -> (B, H)
+    """The mean over a sentence's tokens, [CLS] and [SEP] included. (Reimers & Gurevych 2019, section 3.)"""
+    return pool(hidden_states, offsets, "mean")
+
+
+def l2_normalize(x: Array) -> Array:  # (B, H) -> (B, H)
+    """x / max(|x|, 1e-12): unit length, so that a dot product is the cosine."""
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12))

@@ -1,0 +1,158 @@
+"""SentenceTransformer: texts in, embeddings out, with the interface of the sentence-transformers library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm_np import model, ops
+from minilm_np.tokenizer import Text, Tokenizer, Tokens
+from minilm_np.weights import DEFAULT_MODEL, load
+
+Array = npt.NDArray[Any]
+
+TOKENIZE_AT_ONCE = 1024  # texts; the tokenizers library keeps about 100 times a text's size while it works
+
+
+class SentenceTransformer:
+    """A sentence encoder on the CPU, without PyTorch.
+
+    model_name_or_path: the default model, or the folder of another BERT sentence encoder.
+    backend: "numpy", "numba", or "auto" (the fastest that works here).
+    threads: threads of the Numba op set; NumPy's BLAS manages its own.
+    dtype: "float32", or "float64" for the oracle (NumPy only, about four times slower).
+    local_files_only: never use the network.
+
+    Raises WeightsNotFoundError, WeightsError (both say what was found and what was wanted), ValueError.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+        dtype: npt.DTypeLike = "float32",
+        local_files_only: bool = False,
+    ):
+        if backend not in ("auto", "numba", "numpy"):
+            raise ValueError(f"backend: found {backend!r}, wanted 'auto', 'numba' or 'numpy'")
+        if backend == "numba":
+            raise ValueError("backend: 'numba' is not part of this version yet; wanted 'auto' or 'numpy'")
+        if threads is not None:
+            raise ValueError(f"threads: found {threads!r}, wanted None: the BLAS of the numpy backend manages its own")
+        if np.dtype(dtype) not in (np.dtype("float32"), np.dtype("float64")):
+            raise ValueError(f"dtype: found {dtype!r}, wanted 'float32' or 'float64'")
+        self.backend = "numpy"
+        self.dtype = np.dtype(dtype)
+        self.place, self.config, params = load(model_name_or_path, dtype=dtype, local_files_only=local_files_only)
+        self.tokenizer = Tokenizer(
+            self.place.folder / "tokenizer.json", self.config.max_seq_length, self.config.vocab_size
+        )
+        self._ops: model.Ops = ops
+        self._weights = model.prepare(params, self.config, self._ops)
+
+    @property
+    def max_seq_length(self) -> int:
+        """The most word pieces of a text that are read, [CLS] and [SEP] included; the rest is cut off."""
+        return self.config.max_seq_length
+
+    def encode(
+        self, sentences: str | Iterable[Text], *, batch_size: int = 32, show_progress_bar: bool = False
+    ) -> Array:
+        """Embeddings: (H,) for one str, (n, H) for an iterable of n texts, float32, in the order given.
+
+        A text is a str, or a pair of str that is read as one ([CLS] a [SEP] b [SEP]). No texts give an empty
+        float64 array of shape (0,), as in sentence-transformers.
+        Raises TypeError or ValueError naming the argument and the row.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise ValueError(f"batch_size: found {batch_size!r}, wanted a positive integer")
+        if isinstance(sentences, str):
+            result: Array = self.encode([sentences], batch_size=batch_size)[0]
+            return result
+        tokens = self.tokenize(sentences)
+        n = len(tokens.offsets) - 1
+        if n == 0:
+            return np.array([])
+        embeddings = np.empty((n, self.config.hidden_size), self.dtype)
+        order = np.argsort(-np.diff(tokens.offsets), kind="stable")  # equal lengths together, longest first
+        with _progress_bar(n, show_progress_bar) as bar:
+            for start in range(0, n, batch_size):
+                rows = order[start : start + batch_size]
+                embeddings[rows] = self._forward(tokens.take(rows))
+                bar.update(len(rows))
+        return embeddings
+
+    def tokenize(self, sentences: str | Iterable[Text]) -> Tokens:
+        """Packed word pieces: token_ids (T,), token_type_ids (T,), offsets (n + 1,). Errors as in `encode`."""
+        texts = _as_texts(sentences)
+        parts = []
+        for start in range(0, len(texts), TOKENIZE_AT_ONCE):
+            some = texts[start : start + TOKENIZE_AT_ONCE]
+            try:
+                parts.append(self.tokenizer(some))
+            except TypeError:  # the library does not say which text: find it
+                for row, text in enumerate(some, start):
+                    _check_unicode(row, text)
+                raise
+        return Tokens.concatenate(parts)
+
+    def token_embeddings(self, tokens: Tokens) -> Array:
+        """The last layer's hidden_states (T, H): token t of text b is row offsets[b] + t."""
+        return model.encoder(*tokens, self._weights, self.config, self._ops)
+
+    def stages(self, sentences: str | Iterable[Text]) -> dict[str, Any]:
+        """Every named stage of the forward pass of one packed batch, in order; shapes: `model.stage_names`."""
+        seen: dict[str, Any] = {}
+        self._forward(self.tokenize(sentences), seen.__setitem__)
+        return seen
+
+    def _forward(self, tokens: Tokens, observe: model.Observer | None = None) -> Array:
+        return model.forward(*tokens, self._weights, self.config, self._ops, observe)
+
+
+def _progress_bar(total: int, show: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="text", disable=None if show else True)  # None: only on a terminal
+
+
+def _as_texts(sentences: Any) -> list[Text]:
+    """The rows as str or (str, str); TypeError names the argument or the row."""
+    if isinstance(sentences, str):
+        return [sentences]
+    wanted = "a str or an iterable of str"
+    if isinstance(sentences, bytes | bytearray | dict | set | frozenset) or not hasattr(sentences, "__iter__"):
+        raise TypeError(f"sentences: found {type(sentences).__name__}, wanted {wanted}")
+    if isinstance(sentences, np.ndarray) and sentences.ndim != 1:
+        raise TypeError(f"sentences: found an array of shape {sentences.shape}, wanted {wanted}")
+    texts: list[Text] = []
+    for row, text in enumerate(sentences):
+        if isinstance(text, str):
+            texts.append(str(text))
+        elif isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text):
+            texts.append((str(text[0]), str(text[1])))
+        else:
+            raise TypeError(f"sentences[{row}]: found {_describe(text)}, wanted a str or a pair of str")
+    return texts
+
+
+def _describe(value: Any) -> str:
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
+
+
+def _check_unicode(row: int, text: Text) -> None:
+    for part in (text,) if isinstance(text, str) else text:
+        try:
+            part.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"sentences[{row}]: character {error.start} is {part[error.start]!r}, half of a surrogate pair; "
+                "wanted valid Unicode"
+            ) from None

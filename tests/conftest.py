@@ -1,0 +1,32 @@
+"""Fixtures: the real weights, and the model on each op set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from minilm_np import SentenceTransformer, WeightsNotFoundError, weights
+
+
+@pytest.fixture(scope="session")
+def weights_folder() -> Path:
+    """The default model's files: found, or fetched once; skips only where the user forbids the network."""
+    try:
+        return weights.find_or_fetch().folder
+    except WeightsNotFoundError as error:
+        if weights.is_offline():
+            pytest.skip(f"needs the model's files, and the network is forbidden: {str(error).splitlines()[0]}")
+        raise
+
+
+@pytest.fixture(scope="session")
+def model(weights_folder: Path) -> SentenceTransformer:
+    """float32, NumPy."""
+    return SentenceTransformer(weights_folder, backend="numpy")
+
+
+@pytest.fixture(scope="session")
+def oracle(weights_folder: Path) -> SentenceTransformer:
+    """float64, NumPy: the truth that everything is measured against."""
+    return SentenceTransformer(weights_folder, backend="numpy", dtype="float64")
