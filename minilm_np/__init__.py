@@ -13,17 +13,17 @@ __version__ = "0.1.0"
 __all__ = ["SentenceTransformer", "Tokens", "WeightsError", "WeightsNotFoundError", "l2_normalize", "mean_pool"]
 
 if TYPE_CHECKING:
+    from minilm_np.checkpoint import WeightsError as WeightsError
     from minilm_np.ops import l2_normalize as l2_normalize
     from minilm_np.ops import mean_pool as mean_pool
     from minilm_np.sentence_transformer import SentenceTransformer as SentenceTransformer
     from minilm_np.tokenizer import Tokens as Tokens
-    from minilm_np.weights import WeightsError as WeightsError
     from minilm_np.weights import WeightsNotFoundError as WeightsNotFoundError
 
 _WHERE = {
     "SentenceTransformer": "sentence_transformer",
     "Tokens": "tokenizer",
-    "WeightsError": "weights",
+    "WeightsError": "checkpoint",
     "WeightsNotFoundError": "weights",
     "l2_normalize": "ops",
     "mean_pool": "ops",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,25 +42,24 @@ class BertConfig:
 
 
 class Ops(Protocol):
-    """What an op set provides; minilm_np/ops.py documents each function."""
+    """What an op set provides; minilm_np/ops.py says what each function computes."""
 
     def prepare_dense(self, weight: Array, bias: Array, /) -> Any: ...
-    def embed(
-        self,
-        token_ids: Array,
-        token_type_ids: Array,
-        position_ids: Array,
-        tables: tuple[Array, Array, Array],
-        norm: tuple[Array, Array],
-        eps: float,
-        /,
-    ) -> Array: ...
-    def linear(self, x: Array, dense: Any, activation: str | None = None, /) -> Array: ...
-    def add_layer_norm(self, x: Array, residual: Array, norm: tuple[Array, Array], eps: float, /) -> Array: ...
+    def embed(self, ids: Array, types: Array, positions: Array, tables: Any, norm: Any, eps: float, /) -> Array: ...
+    def linear(self, x: Array, dense: Any, activation: str | None, /) -> Array: ...
+    def add_layer_norm(self, x: Array, residual: Array, norm: Any, eps: float, /) -> Array: ...
     def attention(self, qkv: Array, offsets: Array, num_heads: int, /) -> Array: ...
     def attention_probs(self, qkv: Array, offsets: Array, num_heads: int, /) -> list[Array]: ...
     def pool(self, hidden_states: Array, offsets: Array, mode: str, /) -> Array: ...
     def l2_normalize(self, x: Array, /) -> Array: ...
+
+
+class Bert(NamedTuple):
+    """A model ready to run: what it is, what computes it, and its weights in that op set's layout."""
+
+    config: BertConfig
+    ops: Ops
+    weights: Mapping[str, Any]  # by the name of the module that uses them
 
 
 # --- parameters --------------------------------------------------------------------------------
@@ -68,70 +67,74 @@ class Ops(Protocol):
 
 def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
     """Every checkpoint key that the model reads, with its shape; a dense weight is (outputs, inputs)."""
-    H, I = config.hidden_size, config.intermediate_size  # noqa: E741
-    dense: dict[str, tuple[int, int]] = {}
-    layer_norm = ["embeddings.LayerNorm"]
-    for layer in (f"encoder.layer.{i}" for i in range(config.num_hidden_layers)):
-        dense |= {f"{layer}.attention.self.{part}": (H, H) for part in ("query", "key", "value")}
-        dense |= {f"{layer}.attention.output.dense": (H, H)}
-        dense |= {f"{layer}.intermediate.dense": (I, H), f"{layer}.output.dense": (H, I)}
-        layer_norm += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
+    H, intermediate = config.hidden_size, config.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.word_embeddings.weight": (config.vocab_size, H),
         "embeddings.token_type_embeddings.weight": (config.type_vocab_size, H),
         "embeddings.position_embeddings.weight": (config.max_position_embeddings, H),
+        "embeddings.LayerNorm.weight": (H,),
+        "embeddings.LayerNorm.bias": (H,),
     }
-    for name, shape in dense.items():
-        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    for name in layer_norm:
-        shapes |= {f"{name}.weight": (H,), f"{name}.bias": (H,)}
+    modules: dict[str, tuple[int, ...]] = {
+        "attention.self.query": (H, H),
+        "attention.self.key": (H, H),
+        "attention.self.value": (H, H),
+        "attention.output.dense": (H, H),
+        "attention.output.LayerNorm": (H,),
+        "intermediate.dense": (intermediate, H),
+        "output.dense": (H, intermediate),
+        "output.LayerNorm": (H,),
+    }
+    for i in range(config.num_hidden_layers):
+        for name, shape in modules.items():
+            shapes[f"encoder.layer.{i}.{name}.weight"] = shape
+            shapes[f"encoder.layer.{i}.{name}.bias"] = shape[:1]
     return shapes
 
 
-def prepare(params: Mapping[str, Array], config: BertConfig, ops: Ops) -> dict[str, Any]:
-    """Parameters as the op set wants them, keyed by the module that uses them: done once, at load.
+def prepare(params: Mapping[str, Array], config: BertConfig, ops: Ops) -> Bert:
+    """Hand every dense layer to the op set, once, at load.
 
-    query, key and value are stacked into one (3H, H) dense layer: one large matmul instead of three.
+    query, key and value are stacked into one (3H, H) layer, "attention.self": one large matmul, not three.
     """
 
-    def dense(*names: str) -> Any:
-        weight, bias = ([params[f"{name}.{kind}"] for name in names] for kind in ("weight", "bias"))
-        return ops.prepare_dense(*(a[0] if len(a) == 1 else np.concatenate(a) for a in (weight, bias)))
+    def both(name: str) -> tuple[Array, Array]:
+        return params[f"{name}.weight"], params[f"{name}.bias"]
 
-    weights: dict[str, Any] = {
-        "embeddings": tuple(
-            params[f"embeddings.{table}_embeddings.weight"] for table in ("word", "token_type", "position")
+    tables = tuple(params[f"embeddings.{table}_embeddings.weight"] for table in ("word", "token_type", "position"))
+    weights: dict[str, Any] = {"embeddings": tables, "embeddings.LayerNorm": both("embeddings.LayerNorm")}
+    for layer in (f"encoder.layer.{i}" for i in range(config.num_hidden_layers)):
+        attention = f"{layer}.attention.self"
+        query, key, value = (both(f"{attention}.{part}") for part in ("query", "key", "value"))
+        weights[attention] = ops.prepare_dense(
+            *(np.concatenate(parts) for parts in zip(query, key, value, strict=True))
         )
-    }
-    for key in parameter_shapes(config):
-        name, _, kind = key.rpartition(".")
-        if kind == "bias" and name.endswith("LayerNorm"):
-            weights[name] = params[f"{name}.weight"], params[f"{name}.bias"]
-        elif kind == "bias" and name.endswith("dense"):
-            weights[name] = dense(name)
-        elif kind == "bias" and name.endswith("self.query"):
-            attention = name.removesuffix(".query")
-            weights[attention] = dense(*(f"{attention}.{part}" for part in ("query", "key", "value")))
-    return weights
+        for name in ("attention.output", "intermediate", "output"):
+            weights[f"{layer}.{name}.dense"] = ops.prepare_dense(*both(f"{layer}.{name}.dense"))
+        for name in ("attention.output", "output"):
+            weights[f"{layer}.{name}.LayerNorm"] = both(f"{layer}.{name}.LayerNorm")
+    return Bert(config, ops, weights)
 
 
 # --- the forward pass --------------------------------------------------------------------------
 
 
-def embeddings(token_ids: Array, token_type_ids: Array, offsets: Array, w: Any, config: BertConfig, ops: Ops) -> Array:
+def embeddings(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array) -> Array:  # (T,) -> (T, H)
     """Word + token type + position, normalised; positions count from 0 in every sentence."""
+    config, ops, w = bert
     position_ids = np.arange(len(token_ids)) - np.repeat(offsets[:-1], np.diff(offsets))  # (T,)
-    tables, norm = w["embeddings"], w["embeddings.LayerNorm"]
-    return ops.embed(token_ids, token_type_ids, position_ids, tables, norm, config.layer_norm_eps)
+    norm = w["embeddings.LayerNorm"]
+    return ops.embed(token_ids, token_type_ids, position_ids, w["embeddings"], norm, config.layer_norm_eps)
 
 
 def self_attention(
-    hidden_states: Array, offsets: Array, w: Any, name: str, config: BertConfig, ops: Ops, observe: Observer | None
+    bert: Bert, name: str, hidden_states: Array, offsets: Array, observe: Observer | None
 ) -> Array:  # (T, H) -> (T, H)
-    """Every token gathers from its own sentence's tokens; residual and LayerNorm after (post-norm)."""
-    qkv = ops.linear(hidden_states, w[f"{name}.self"])  # (T, 3H)
+    """Every token gathers from its own sentence's tokens; then residual and LayerNorm (post-norm)."""
+    config, ops, w = bert
+    qkv = ops.linear(hidden_states, w[f"{name}.self"], None)  # (T, 3H)
     context = ops.attention(qkv, offsets, config.num_attention_heads)  # (T, H)
-    projected = ops.linear(context, w[f"{name}.output.dense"])
+    projected = ops.linear(context, w[f"{name}.output.dense"], None)  # (T, H)
     output = ops.add_layer_norm(projected, hidden_states, w[f"{name}.output.LayerNorm"], config.layer_norm_eps)
     if observe:
         for part, value in zip(("query", "key", "value"), np.split(qkv, 3, axis=1), strict=True):  # each (T, H)
@@ -142,12 +145,11 @@ def self_attention(
     return output
 
 
-def feed_forward(
-    attention_output: Array, w: Any, name: str, config: BertConfig, ops: Ops, observe: Observer | None
-) -> Array:  # (T, H) -> (T, H)
-    """Every token by itself: up to I, activation, down to H; residual and LayerNorm after."""
+def feed_forward(bert: Bert, name: str, attention_output: Array, observe: Observer | None) -> Array:  # (T, H) -> (T, H)
+    """Every token by itself: up to I, activation, down to H; then residual and LayerNorm."""
+    config, ops, w = bert
     intermediate = ops.linear(attention_output, w[f"{name}.intermediate.dense"], config.hidden_act)  # (T, I)
-    projected = ops.linear(intermediate, w[f"{name}.output.dense"])  # (T, H)
+    projected = ops.linear(intermediate, w[f"{name}.output.dense"], None)  # (T, H)
     output = ops.add_layer_norm(projected, attention_output, w[f"{name}.output.LayerNorm"], config.layer_norm_eps)
     if observe:
         observe(f"{name}.intermediate", intermediate)
@@ -156,44 +158,35 @@ def feed_forward(
 
 
 def encoder_layer(
-    hidden_states: Array, offsets: Array, w: Any, name: str, config: BertConfig, ops: Ops, observe: Observer | None
+    bert: Bert, name: str, hidden_states: Array, offsets: Array, observe: Observer | None
 ) -> Array:  # (T, H) -> (T, H)
-    attention_output = self_attention(hidden_states, offsets, w, f"{name}.attention", config, ops, observe)
-    return feed_forward(attention_output, w, name, config, ops, observe)
+    attention_output = self_attention(bert, f"{name}.attention", hidden_states, offsets, observe)
+    return feed_forward(bert, name, attention_output, observe)
 
 
 def encoder(
-    token_ids: Array,  # (T,) integers below V
-    token_type_ids: Array,  # (T,) 0, or 1 in the second text of a pair
-    offsets: Array,  # (B + 1,) sentence b is tokens offsets[b]:offsets[b+1]
-    w: Mapping[str, Any],  # from `prepare`, with the same op set
-    config: BertConfig,
-    ops: Ops,
-    observe: Observer | None = None,
-) -> Array:  # (T, H)
-    """Token embeddings: what each token means in its sentence."""
-    hidden_states = embeddings(token_ids, token_type_ids, offsets, w, config, ops)  # (T, H)
+    bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, observe: Observer | None = None
+) -> Array:  # (T,) -> (T, H)
+    """Token embeddings: what each token means in its sentence. Arguments as in `forward`."""
+    hidden_states = embeddings(bert, token_ids, token_type_ids, offsets)  # (T, H)
     if observe:
         observe("embeddings", hidden_states)
-    for i in range(config.num_hidden_layers):
-        hidden_states = encoder_layer(hidden_states, offsets, w, f"encoder.layer.{i}", config, ops, observe)
+    for i in range(bert.config.num_hidden_layers):
+        hidden_states = encoder_layer(bert, f"encoder.layer.{i}", hidden_states, offsets, observe)
     return hidden_states
 
 
 def forward(
-    token_ids: Array,
-    token_type_ids: Array,
-    offsets: Array,
-    w: Mapping[str, Any],
-    config: BertConfig,
-    ops: Ops,
-    observe: Observer | None = None,
-) -> Array:  # (B, H)
-    """Sentence embeddings; arguments as in `encoder`. `observe(stage, value)` sees every stage of `stage_names`."""
-    hidden_states = encoder(token_ids, token_type_ids, offsets, w, config, ops, observe)  # (T, H)
-    sentence_embedding = pooled = ops.pool(hidden_states, offsets, config.pooling_mode)  # (B, H)
-    if config.normalize:
-        sentence_embedding = ops.l2_normalize(pooled)
+    bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, observe: Observer | None = None
+) -> Array:  # (T,) -> (B, H)
+    """Sentence embeddings of packed word pieces.
+
+    token_ids (T,) below V. token_type_ids (T,): 0, or 1 in the second text of a pair. offsets (B + 1,), from 0 to
+    T, rising: sentence b is tokens offsets[b]:offsets[b+1]. `observe` is called with every stage of `stage_names`.
+    """
+    hidden_states = encoder(bert, token_ids, token_type_ids, offsets, observe)  # (T, H)
+    pooled = bert.ops.pool(hidden_states, offsets, bert.config.pooling_mode)  # (B, H)
+    sentence_embedding = bert.ops.l2_normalize(pooled) if bert.config.normalize else pooled  # (B, H)
     if observe:
         observe("pooled", pooled)
         observe("sentence_embedding", sentence_embedding)
@@ -201,9 +194,12 @@ def forward(
 
 
 def stage_names(config: BertConfig) -> list[str]:
-    """The stages that an observer sees, in order. Shapes: attention_probs is a list of B arrays (N, S, S);
-    intermediate (T, I); pooled and sentence_embedding (B, H); all others (T, H)."""
-    attention = ["self.query", "self.key", "self.value", "self.attention_probs", "self.context", "output"]
-    layer = [f"attention.{stage}" for stage in attention] + ["intermediate", "output"]
-    layers = [f"encoder.layer.{i}.{stage}" for i in range(config.num_hidden_layers) for stage in layer]
+    """The stages that an observer sees, in order.
+
+    Shapes: attention_probs is a list of B arrays (N, S, S); intermediate (T, I); pooled and sentence_embedding
+    (B, H); all others (T, H).
+    """
+    attention = ("self.query", "self.key", "self.value", "self.attention_probs", "self.context", "output")
+    layer = (*(f"attention.{stage}" for stage in attention), "intermediate", "output")
+    layers = (f"encoder.layer.{i}.{stage}" for i in range(config.num_hidden_layers) for stage in layer)
     return ["embeddings", *layers, "pooled", "sentence_embedding"]

@@ -58,7 +58,7 @@ def gelu(x: Array) -> Array:
     """
     if x.dtype.itemsize > 4:
         erfc: Callable[[Array], Any] = np.frompyfunc(math.erfc, 1, 1)
-        return np.multiply(x, 0.5 * erfc(x * -math.sqrt(0.5)).astype(x.dtype))
+        return x * np.asarray(0.5 * erfc(x * -math.sqrt(0.5)), x.dtype)
     magnitude = np.abs(x)
     t = 1 / (1 + TAIL_SCALE * magnitude)
     tail = np.full_like(x, TAIL_COEFFICIENTS[0])
@@ -67,16 +67,16 @@ def gelu(x: Array) -> Array:
         tail += coefficient
     tail *= t
     tail *= np.exp(-0.5 * magnitude * magnitude)  # Phi(-|x|)
-    return np.subtract(np.maximum(x, 0), magnitude * tail)
+    return np.asarray(np.maximum(x, 0) - magnitude * tail)
 
 
 def gelu_new(x: Array) -> Array:
     """The tanh approximation of GELU (OpenAI GPT-2); a different function: up to 4.7e-4 from gelu."""
-    return np.multiply(0.5 * x, 1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))))
 
 
 def relu(x: Array) -> Array:
-    return np.maximum(x, 0)
+    return np.asarray(np.maximum(x, 0))
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "gelu_new": gelu_new, "relu": relu}
@@ -85,7 +85,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "gelu_new": ge
 # --- dense layers and LayerNorm ----------------------------------------------------------------
 
 
-def linear(x: Array, dense: Dense, activation: str | None = None) -> Array:  # (T, I) -> (T, O)
+def linear(x: Array, dense: Dense, activation: str | None) -> Array:  # (T, I) -> (T, O)
     """x W^T + b, then the activation if one is named."""
     y = x @ dense.weight.T
     y += dense.bias
@@ -101,7 +101,7 @@ def layer_norm(x: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T,
     weight, bias = norm
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = np.mean(centred * centred, axis=-1, keepdims=True)
-    return np.add(centred / np.sqrt(variance + eps) * weight, bias)
+    return np.asarray(centred / np.sqrt(variance + eps) * weight + bias)
 
 
 def add_layer_norm(x: Array, residual: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T, H)

