@@ -58,8 +58,8 @@ def gelu(x: Array) -> Array:
     """
     if x.dtype.itemsize > 4:
         erfc: Callable[[Array], Any] = np.frompyfunc(math.erfc, 1, 1)
-        return x * np.asarray(0.5 * erfc(x * -math.sqrt(0.5)), x.dtype)
-    magnitude = np.abs(x)
+        return np.asarray(x * (0.5 * erfc(x * -math.sqrt(0.5))), x.dtype)
+    magnitude = np.minimum(np.abs(x), 20)  # beyond, Phi(-|x|) is 0 anyway, and squares could overflow
     t = 1 / (1 + TAIL_SCALE * magnitude)
     tail = np.full_like(x, TAIL_COEFFICIENTS[0])
     for coefficient in TAIL_COEFFICIENTS[1:]:  # Horner

@@ -1,0 +1,131 @@
+"""Throughput and latency beside the other ways to run this model on a CPU: `python bench/race.py`.
+
+Every racer that is installed takes part, in float32, with its own tokenizer calls inside the time, on the same
+texts. Results are checked against the float64 oracle before anything is timed. Rounds are interleaved (A B C,
+A B C, ...) and the figures are medians over rounds, so a machine that slows down slows everybody down.
+The texts are the docstrings of Python's standard library, which everybody has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import statistics
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm_np import SentenceTransformer, weights
+from minilm_np.tokenizer import Tokenizer
+
+Encode = Callable[[list[str]], npt.NDArray[Any]]
+BATCH_SIZE = 32
+
+
+# --- texts -------------------------------------------------------------------------------------
+
+
+def docstrings() -> list[str]:
+    """Paragraphs of the standard library's docstrings, white space folded, in the order of the files."""
+    paragraphs: dict[str, None] = {}
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+                    paragraphs[" ".join(paragraph.split())] = None
+    return [paragraph for paragraph in paragraphs if paragraph]
+
+
+def corpora(tokenizer: Tokenizer, seed: int = 0) -> dict[str, list[str]]:
+    """short: 16 to 24 word pieces. mixed: 8 to 256, a long tail. long: cut at 256. query: one short text."""
+    paragraphs = docstrings()
+    lengths = np.diff(tokenizer(paragraphs).offsets)
+    short = [p for p, n in zip(paragraphs, lengths, strict=True) if 16 <= n <= 24]
+    rng = np.random.default_rng(seed)
+    joined = " ".join(paragraphs).split(" ")
+    words = np.minimum(5 + rng.lognormal(3.0, 1.0, 400).astype(int), 300)  # median 25 words, some cut at 256 pieces
+    starts = rng.integers(0, len(joined) - 400, len(words))
+    mixed = [" ".join(joined[a : a + n]) for a, n in zip(starts, words, strict=True)]
+    long = [" ".join(joined[a : a + 400]) for a in rng.integers(0, len(joined) - 400, 64)]
+    return {"short": short[:640], "mixed": mixed, "long": long, "query": short[700:701]}
+
+
+# --- racers ------------------------------------------------------------------------------------
+
+
+def minilm_np_numpy(folder: Path, threads: int) -> Encode:
+    return SentenceTransformer(folder, backend="numpy").encode
+
+
+def sentence_transformers(folder: Path, threads: int) -> Encode:
+    import sentence_transformers
+    import torch
+
+    torch.set_num_threads(threads)
+    model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    return lambda texts: model.encode(texts, batch_size=BATCH_SIZE, show_progress_bar=False)
+
+
+RACERS: dict[str, Callable[[Path, int], Encode]] = {
+    "minilm_np (NumPy)": minilm_np_numpy,
+    "sentence-transformers (PyTorch)": sentence_transformers,
+}
+
+
+# --- the race ----------------------------------------------------------------------------------
+
+
+def race(racers: dict[str, Encode], texts: list[str], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each racer in each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in racers}
+    for _ in range(rounds):
+        for name, encode in racers.items():
+            start = time.perf_counter()
+            encode(texts)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    folder = weights.find_or_fetch().folder
+    racers: dict[str, Encode] = {}
+    for name, build in RACERS.items():
+        try:
+            racers[name] = build(folder, arguments.threads)
+        except ImportError as missing:
+            print(f"{name}: not installed ({missing.name})", file=sys.stderr)
+    model = SentenceTransformer(folder)
+    oracle = SentenceTransformer(folder, backend="numpy", dtype="float64")
+    for kind, texts in corpora(model.tokenizer).items():
+        tokens = len(model.tokenize(texts).token_ids)
+        sample = texts[:64]
+        truth = oracle.encode(sample)
+        for name, encode in racers.items():
+            error = np.abs(np.asarray(encode(sample)) - truth).max()
+            if not error < 1e-6:
+                raise SystemExit(f"{name}: {error:.1e} off on {kind} texts: not timed")
+        print(f"{kind}: {len(texts)} texts, {tokens} word pieces")
+        rounds = arguments.rounds * (20 if kind == "query" else 1)
+        seconds = race(racers, texts, rounds)
+        ours = seconds["minilm_np (NumPy)"]
+        for name, times in seconds.items():
+            ratio = statistics.median(t / o for t, o in zip(times, ours, strict=True))
+            spread = np.percentile(times, [10, 90]) / statistics.median(times)
+            print(
+                f"  {name:34} {1e3 * statistics.median(times) / len(texts):8.3f} ms a text   "
+                f"{ratio:5.2f} x our time   spread {spread[0]:.2f} to {spread[1]:.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""The command `minilm-np`. Errors are one line on stderr and exit code 2; results go to stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from minilm_np import SentenceTransformer
+
+    Embeddings = npt.NDArray[np.float32]
+
+CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
+INTERRUPTED = 128 + 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for an error, 130 for Ctrl-C, 141 for a closed pipe."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], None] = arguments.command
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its code
+    try:
+        command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter flushes again at exit
+        return CLOSED_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (OSError, ValueError, TypeError) as error:
+        print(f"minilm-np: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from minilm_np import __version__
+
+    parser = argparse.ArgumentParser(prog="minilm-np", description="Sentence embeddings of all-MiniLM-L6-v2.")
+    parser.add_argument("--version", action="version", version=f"minilm-np {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    def add_model(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--model", metavar="DIR", help="folder of another checkpoint (default: all-MiniLM-L6-v2)")
+
+    similarity = add("similarity", _similarity, "Cosine similarity of two texts, or of each pair of several.")
+    similarity.add_argument("texts", nargs="+", metavar="TEXT")
+    encode = add("encode", _encode, "Embed every line of a file: row i of the result is line i.")
+    encode.add_argument("file", nargs="?", default="-", metavar="FILE", help="UTF-8 text; - or nothing: standard input")
+    encode.add_argument("-o", "--output", type=Path, metavar="OUT", help=".npy or .jsonl (default: jsonl on stdout)")
+    encode.add_argument("--batch-size", type=int, default=32, metavar="N", help="texts computed at once (default: 32)")
+    search = add("search", _search, "The lines of a file that are nearest to a query: similarity, line number, line.")
+    search.add_argument("corpus", metavar="CORPUS", help="UTF-8 text, a line is a text; - is standard input")
+    search.add_argument("query", metavar="QUERY")
+    search.add_argument("-k", type=int, default=10, metavar="K", help="how many lines (default: 10)")
+    fetch = add("fetch", _fetch, "Fetch the model's files, verified; nothing is done if they are there.")
+    fetch.add_argument("--to", type=Path, metavar="DIR", help="default: weights/ of a checkout, else the cache")
+    info = add("info", _info, "Where the model's files are, their sha256, the configuration, and what computes.")
+    for sub in (similarity, encode, search, info):
+        add_model(sub)
+    return parser
+
+
+# --- commands ----------------------------------------------------------------------------------
+
+
+def _load(arguments: argparse.Namespace) -> SentenceTransformer:
+    from minilm_np import SentenceTransformer
+
+    return SentenceTransformer(arguments.model) if arguments.model else SentenceTransformer()
+
+
+def _cosines(a: Embeddings, b: Embeddings) -> npt.NDArray[np.float64]:  # (n, H), (m, H) -> (n, m)
+    from minilm_np.ops import l2_normalize
+
+    return l2_normalize(a.astype("float64")) @ l2_normalize(b.astype("float64")).T
+
+
+def _similarity(arguments: argparse.Namespace) -> None:
+    texts = arguments.texts
+    if len(texts) < 2:
+        raise ValueError("TEXT: found 1 text, wanted two or more")
+    embeddings = _load(arguments).encode(texts)
+    scores = _cosines(embeddings, embeddings)
+    if len(texts) == 2:
+        print(f"{scores[0, 1]:.6f}")
+        return
+    print("".join(f"{i:>10}" for i in range(1, len(texts) + 1)))
+    for i, text in enumerate(texts):
+        print("".join(f"{score:10.6f}" for score in scores[i]), f"  {i + 1} {_shorten(text)}")
+
+
+def _encode(arguments: argparse.Namespace) -> None:
+    output: Path | None = arguments.output
+    if output is not None:
+        if output.suffix not in (".npy", ".jsonl"):
+            raise ValueError(f"--output: found {str(output)!r}, wanted a name that ends in .npy or .jsonl")
+        if not output.parent.is_dir():
+            raise ValueError(f"--output: {output.parent} is not a folder")
+    texts = _read_lines(arguments.file)
+    model = _load(arguments)
+    embeddings = model.encode(texts, batch_size=arguments.batch_size, show_progress_bar=True)
+    embeddings = embeddings.reshape(len(texts), -1 if texts else model.config.hidden_size).astype("float32")
+    if output is None:
+        _write_jsonl(sys.stdout.buffer, texts, embeddings)
+    elif output.suffix == ".jsonl":
+        _write_atomically(output, lambda file: _write_jsonl(file, texts, embeddings))
+    else:
+        _write_atomically(output, lambda file: _write_npy(file, embeddings))
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    if arguments.k < 1:
+        raise ValueError(f"-k: found {arguments.k}, wanted 1 or more")
+    texts = _read_lines(arguments.corpus)
+    if not texts:
+        raise ValueError(f"CORPUS: {arguments.corpus} has no lines")
+    model = _load(arguments)
+    scores = _cosines(model.encode([arguments.query]), model.encode(texts, show_progress_bar=True))[0]
+    for i in np.argsort(-scores, kind="stable")[: arguments.k]:  # stable: of equal scores the earlier line first
+        print(f"{scores[i]:.6f}\t{i + 1}\t{texts[i]}")
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from minilm_np import weights
+
+    print(weights.fetch(arguments.to))
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from minilm_np import __version__, weights
+    from minilm_np.model import parameter_shapes
+
+    model = _load(arguments)
+    place = model.place
+    print(f"minilm_np   {__version__}, Python {sys.version.split()[0]}, NumPy {np.__version__}")
+    print(f"weights     {place.folder} ({place.what})")
+    for file, wanted in weights.SHA256.items():
+        found = weights.sha256_of(place.folder / file)
+        print(f"  {found}  {file}{'' if found == wanted else '  (not that of ' + weights.DEFAULT_MODEL + ')'}")
+    count = sum(int(np.prod(shape)) for shape in parameter_shapes(model.config).values())
+    print(f"parameters  {count:,}")
+    print("config      " + ", ".join(f"{key} {value}" for key, value in asdict(model.config).items()))
+    print(f"op set      {model.backend}: NumPy's BLAS, which manages its own threads")
+    print(f"cache       {weights.cache_folder()}")
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def _read_lines(name: str) -> list[str]:
+    """The lines of a UTF-8 file, without their ends (LF or CRLF); ValueError names file and line."""
+    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if lines[-1] == b"":  # what follows the last line's end is not a line
+        lines.pop()
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            texts.append(line.removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            source = "standard input" if name == "-" else name
+            raise ValueError(f"{source}, line {number}: not UTF-8 at byte {error.start}") from None
+    return texts
+
+
+def _write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """The whole file or, if anything fails, what was there before."""
+    if path.exists() and not path.is_file():  # a device or a pipe: there is nothing to rename onto
+        with path.open("wb") as file:
+            write(file)
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        with part.open("wb") as file:
+            write(file)
+        part.replace(path)
+
+
+def _write_npy(file: BinaryIO, embeddings: Embeddings) -> None:
+    import numpy as np
+
+    np.save(file, embeddings)
+
+
+def _write_jsonl(file: BinaryIO, texts: list[str], embeddings: Embeddings) -> None:
+    for text, row in zip(texts, embeddings, strict=True):
+        embedding = [float(str(x)) for x in row]  # str of a float32: the fewest digits that give it back
+        file.write(json.dumps({"text": text, "embedding": embedding}, ensure_ascii=False).encode() + b"\n")
+    file.flush()
+
+
+def _shorten(text: str, width: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
