@@ -115,12 +115,12 @@ FLOATS = st.floats(-1e3, 1e3, width=32)
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 40)), elements=FLOATS))
 def test_layer_norm_float32_against_float64(x: Array) -> None:
     r = rng()
-    norm = [r.standard_normal(x.shape[1], np.float32) for _ in range(2)]
+    norm = r.standard_normal((2, x.shape[1])).astype(np.float32)
     eps = 1e-2  # not tiny: a constant row must not divide rounding noise by nothing
     mean = [math.fsum(row) / len(row) for row in x.tolist()]
     variance = [math.fsum((v - m) ** 2 for v in row) / len(row) for row, m in zip(x.tolist(), mean, strict=True)]
-    scale: Array = np.sqrt(np.array(variance)[:, None] + eps)
-    wanted: Array = np.asarray((x - np.array(mean)[:, None]) / scale * norm[0] + norm[1])
+    scale = np.sqrt(np.array(variance)[:, None] + eps)
+    wanted = np.asarray((x - np.array(mean)[:, None]) / scale * norm[0] + norm[1])
     found = ops.layer_norm(x, (norm[0], norm[1]), eps)
     assert found.dtype == np.float32
     # The mean of numbers near 1000 is off by about 1e-4 in float32; sqrt(eps) divides that.

@@ -1,0 +1,59 @@
+"""The README's own commands and code, run as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return [code for kind, code in re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S) if kind == language]
+
+
+def test_first_command_prints_what_it_shows(weights_folder: Path) -> None:
+    command = blocks("sh")[0].split(" && ")[1]
+    arguments = shlex.split(command)
+    assert arguments[0] == "minilm-np"
+    run = subprocess.run(
+        [sys.executable, "-m", "minilm_np", *arguments[1:]], capture_output=True, text=True, check=True
+    )
+    found, shown = run.stdout.splitlines(), blocks("")[0].splitlines()
+    assert [line.split()[3:] for line in found] == [line.split()[3:] for line in shown]
+    for a, b in zip(found[1:], shown[1:], strict=True):  # the last printed digit may round the other way
+        assert all(abs(float(x) - float(y)) < 2e-6 for x, y in zip(a.split()[:3], b.split()[:3], strict=True))
+
+
+def test_python_example(
+    weights_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINILM_NP_WEIGHTS", str(weights_folder))
+    code = blocks("python")[0]
+    assert len([line for line in code.splitlines() if line]) <= 6
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    assert capsys.readouterr().out == "(2, 384)\n"
+
+
+def test_every_command_is_listed() -> None:
+    from minilm_np.cli import _parser
+
+    listed = set(re.findall(r"^minilm-np (\w+)", README, re.M))
+    (subparsers,) = (a for a in _parser()._actions if a.dest == "==SUPPRESS==" or a.choices)
+    assert subparsers.choices is not None
+    assert listed == set(subparsers.choices)
+
+
+def test_files_named_exist() -> None:
+    top = Path(__file__).parent.parent
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    for name in [*links, *re.findall(r"`((?:bench|tests)/[\w./]+)`", README)]:
+        assert (top / name).exists(), name
