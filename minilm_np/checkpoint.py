@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,8 @@ def read_config(folder: Path) -> BertConfig:
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise WeightsError(f"{path}: found modules {', '.join(kinds)}; wanted Transformer, Pooling[, Normalize]")
 
-    path = folder / str(modules[1].get("path", "1_Pooling")) / "config.json"
+    _check_one_of(path, "path of Pooling", modules[1].get("path"), ("1_Pooling",))
+    path = folder / "1_Pooling" / "config.json"
     pooling = _object(read_json(path), path)
     flags = {key: value for key, value in pooling.items() if key.startswith("pooling_mode_") and value}
     mode = pooling.get("pooling_mode", [POOLING_MODES.get(key, key) for key in flags])
@@ -90,14 +91,16 @@ def read_config(folder: Path) -> BertConfig:
     path = folder / "sentence_bert_config.json"
     sentence = _object(read_json(path), path)
     _check_one_of(path, "do_lower_case", sentence.get("do_lower_case", False), (False,))
-    longest = sentence.get("max_seq_length")
-    if longest is None:
-        longest = values["max_position_embeddings"]
-    if not isinstance(longest, int) or not 3 <= longest <= values["max_position_embeddings"]:
-        raise WeightsError(
-            f"{path}: max_seq_length: found {longest!r}, wanted 3 to {values['max_position_embeddings']} "
-            "(max_position_embeddings)"
-        )
+    task = "feature-extraction"
+    _check_one_of(path, "transformer_task", sentence.get("transformer_task", task), (task,))
+    positions = values["max_position_embeddings"]
+    longest, key = sentence.get("max_seq_length"), "max_seq_length"
+    if longest is None:  # sentence-transformers 6 saves it with the tokenizer
+        path, key = folder / "tokenizer_config.json", "model_max_length"
+        longest = _object(read_json(path), path).get(key) if path.is_file() else None
+        longest = positions if longest is None else min(longest, positions) if _is_integer(longest) else longest
+    if not _is_integer(longest) or not 3 <= longest <= positions:
+        raise WeightsError(f"{path}: {key}: found {longest!r}, wanted 3 to {positions} (max_position_embeddings)")
     return BertConfig(
         **values,
         layer_norm_eps=float(eps),
@@ -114,9 +117,13 @@ def _object(value: Any, path: Path) -> dict[str, Any]:
     return value
 
 
+def _is_integer(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _positive_integer(config: Mapping[str, Any], key: str, path: Path) -> int:
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+    if not _is_integer(value) or value <= 0:
         raise WeightsError(f"{path}: {key}: found {value!r}, wanted a positive integer")
     return value
 

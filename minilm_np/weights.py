@@ -135,8 +135,8 @@ def find_or_fetch(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, *, local
         return place
     if hub_name(name_or_path) != DEFAULT_MODEL:
         raise WeightsNotFoundError(
-            f"model_name_or_path: {os.fspath(name_or_path)!r} is not a folder and not in the Hugging Face cache; only {DEFAULT_MODEL}, "
-            "whose files are known by their sha256, is fetched. Download the model and give its folder."
+            f"model_name_or_path: {os.fspath(name_or_path)!r} is not a folder and not in the Hugging Face cache; only "
+            f"{DEFAULT_MODEL}, whose sha256 are known, is fetched. Download the model and give its folder."
         )
     if local_files_only or is_offline():
         raise WeightsNotFoundError(_not_found_message())

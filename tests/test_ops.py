@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
+import fit_gelu
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -64,11 +63,6 @@ def test_gelu_at_the_ends(x: float, dtype: str) -> None:
 
 
 def test_gelu_coefficients_come_from_the_fit() -> None:
-    path = Path(__file__).parent.parent / "bench" / "fit_gelu.py"
-    spec = importlib.util.spec_from_file_location("fit_gelu", path)
-    assert spec and spec.loader
-    fit_gelu = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fit_gelu)
     coefficients, error = fit_gelu.fit(ops.TAIL_SCALE)
     np.testing.assert_allclose(coefficients, ops.TAIL_COEFFICIENTS, atol=1e-7)
     assert error < 1.2e-7

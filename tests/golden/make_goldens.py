@@ -1,0 +1,63 @@
+"""Writes goldens.safetensors: what PyTorch computes, in float64, at every stage, for the texts of tests/corpus.py.
+
+`python tests/golden/make_goldens.py` in a checkout with the parity extra. The result is the same bytes every time on
+one machine. All stages whole would be 25 MB, so the larger ones are sampled (see `sample`); word pieces, pooled and
+sentence_embedding are whole. Stored as float32.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+HERE = Path(__file__).parent
+GOLDENS = HERE / "goldens.safetensors"
+SAMPLE = 128
+
+
+def sample(stage: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """128 elements of the flattened stage, an odd stride apart, so that rows, columns and heads all occur."""
+    flat = np.ravel(value)
+    if stage in ("pooled", "sentence_embedding"):
+        return flat
+    return np.asarray(flat[np.arange(min(SAMPLE, flat.size)) * (flat.size // SAMPLE | 1) % flat.size])
+
+
+def main() -> None:
+    sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent / "bench")]
+    import tokenizers
+    import torch
+    import transformers
+    from corpus import TEXTS
+    from fidelity import load_bert, pytorch_stages
+    from safetensors.numpy import save_file
+
+    from minilm_np import SentenceTransformer, weights
+
+    folder = weights.find_or_fetch().folder
+    model = SentenceTransformer(folder, backend="numpy")
+    bert = load_bert(folder, "float64")
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, text in TEXTS.items():
+        tokens = model.tokenize([text])
+        arrays[f"{name}/token_ids"] = tokens.token_ids
+        arrays[f"{name}/token_type_ids"] = tokens.token_type_ids
+        for stage, value in pytorch_stages(bert, tokens).items():
+            arrays[f"{name}/{stage}"] = sample(stage, value).astype(np.float32)
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
+        "weights sha256": weights.SHA256["model.safetensors"],
+        "dtype": "computed in float64, stored as float32",
+    }
+    save_file(arrays, GOLDENS, metadata=versions)
+    print(f"{GOLDENS.name}: {len(TEXTS)} texts, {len(arrays)} arrays, {GOLDENS.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

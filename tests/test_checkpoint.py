@@ -1,0 +1,307 @@
+"""Reading a checkpoint: every wrong file is one clear error, and no bytes whatever crash the interpreter."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from minilm_np import WeightsError
+from minilm_np.checkpoint import read_config, read_params, read_safetensors
+from minilm_np.model import BertConfig, parameter_shapes
+
+TINY = BertConfig(
+    vocab_size=11, hidden_size=6, num_hidden_layers=1, num_attention_heads=2, intermediate_size=5,
+    max_position_embeddings=7, max_seq_length=7,
+)  # fmt: skip
+QUERY = "encoder.layer.0.attention.self.query.weight"
+
+
+def safetensors_bytes(tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:
+    """The format by hand, so that it can be wrong: 8 bytes of header length, JSON header, data."""
+    header: dict[str, Any] = {}
+    data = b""
+    for key, (dtype, shape, content) in tensors.items():
+        header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def tiny_tensors(dtype: str = "F32") -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    rng = np.random.default_rng(0)
+    tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
+    for key, shape in parameter_shapes(TINY).items():
+        value = rng.integers(-8, 8, shape) / 4  # exact in every float format
+        if dtype == "BF16":
+            content = (value.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+        else:
+            content = value.astype({"F32": "<f4", "F64": "<f8", "F16": "<f2"}[dtype]).tobytes()
+        tensors[key] = (dtype, shape, content)
+    return tensors
+
+
+def write(folder: Path, content: bytes) -> Path:
+    path = folder / "model.safetensors"
+    path.write_bytes(content)
+    return path
+
+
+# --- parameters
+
+
+def test_float32_is_mapped_not_copied_and_read_only(tmp_path: Path) -> None:
+    params = read_params(write(tmp_path, safetensors_bytes(tiny_tensors())), TINY)
+    assert set(params) == set(parameter_shapes(TINY))
+    for key, value in params.items():
+        assert value.dtype == np.float32 and value.shape == parameter_shapes(TINY)[key]
+        base: Any = value
+        while isinstance(base, np.ndarray) and base.base is not None:
+            base = base.base
+        assert type(base).__name__ == "mmap"
+        with pytest.raises(ValueError, match="read-only"):
+            value[...] = 0
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F64"])
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_other_float_formats_convert_exactly(tmp_path: Path, dtype: str, prefix: str) -> None:
+    wanted = read_params(write(tmp_path, safetensors_bytes(tiny_tensors())), TINY)
+    tensors = {prefix + key: value for key, value in tiny_tensors(dtype).items()}
+    found = read_params(write(tmp_path, safetensors_bytes(tensors)), TINY)
+    for key, value in wanted.items():
+        assert found[key].dtype == np.float32 and np.array_equal(found[key], value)
+    assert all(value.dtype == np.float64 for value in read_params(tmp_path / "model.safetensors", TINY, "f8").values())
+
+
+def test_what_the_model_does_not_use_is_left_out(tmp_path: Path) -> None:
+    extra = {
+        "pooler.dense.weight": ("F32", (1,), b"abcd"),
+        "embeddings.position_ids": ("I64", (1, 1), b"12345678"),
+        "a": ("F32", (0, 3), b""),
+    }
+    params = read_params(write(tmp_path, safetensors_bytes(extra | tiny_tensors())), TINY)
+    assert set(params) == set(parameter_shapes(TINY))
+
+
+def test_data_may_be_unaligned(tmp_path: Path) -> None:
+    tensors = {"pooler": ("I8", (3,), b"abc")}
+    with pytest.raises(WeightsError, match="pooler: found dtype I8"):
+        read_params(write(tmp_path, safetensors_bytes(tensors | tiny_tensors())), TINY)
+    content = safetensors_bytes(tiny_tensors())
+    length = struct.unpack("<Q", content[:8])[0]
+    spaces = b" " * (5 - (8 + length) % 4)  # the data begins at an odd address
+    shifted = struct.pack("<Q", length + len(spaces)) + content[8 : 8 + length] + spaces + content[8 + length :]
+    wanted = read_params(write(tmp_path, content), TINY)[QUERY].copy()
+    assert np.array_equal(read_params(write(tmp_path, shifted), TINY)[QUERY], wanted)
+
+
+def replaced(key: str, value: tuple[str, tuple[int, ...], bytes] | None) -> bytes:
+    tensors = tiny_tensors()
+    if value is None:
+        del tensors[key]
+    else:
+        tensors[key] = value
+    return safetensors_bytes(tensors)
+
+
+GOOD = safetensors_bytes(tiny_tensors())
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "missing key": (replaced(QUERY, None), rf"{QUERY}: key missing; wanted shape \(6, 6\)"),
+    "wrong shape": (replaced(QUERY, ("F32", (4, 9), bytes(144))), rf"{QUERY}: found shape \(4, 9\), wanted \(6, 6\)"),
+    "integers": (replaced(QUERY, ("I64", (6, 6), bytes(288))), rf"{QUERY}: found dtype I64, wanted F32 or"),
+    "unknown dtype": (replaced(QUERY, ("F8_E4M3", (6, 6), bytes(36))), rf"{QUERY}: found dtype F8_E4M3"),
+    "one layer more": (replaced("encoder.layer.1.output.dense.bias", ("F32", (6,), bytes(24))), r"encoder\.layer\.1"),
+    "relative positions": (
+        replaced("encoder.layer.0.attention.self.distance_embedding.weight", ("F32", (1,), bytes(4))),
+        "distance_embedding.weight: found a parameter that the architecture",
+    ),
+    "empty": (b"", "not a valid safetensors file"),
+    "truncated header": (GOOD[:100], "not a valid safetensors file"),
+    "truncated data": (GOOD[:-1], "not a valid safetensors file"),
+    "trailing byte": (GOOD + b"x", "not a valid safetensors file"),
+    "text": (b"not weights at all, but a web page" * 10, "not a valid safetensors file"),
+    "huge header": (struct.pack("<Q", 2**63) + GOOD[8:], "not a valid safetensors file"),
+    "header is a list": (struct.pack("<Q", 2) + b"[]", "not a valid safetensors file"),
+    "shape and bytes disagree": (replaced(QUERY, ("F32", (6, 6), bytes(100))), "not a valid safetensors file"),
+    "shape overflows": (replaced(QUERY, ("F32", (2**62, 2**62), bytes(4))), "not a valid safetensors file"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_one_clear_error(tmp_path: Path, case: str) -> None:
+    content, message = BROKEN[case]
+    path = write(tmp_path, content)
+    with pytest.raises(WeightsError, match=message) as caught:
+        read_params(path, TINY)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def try_to_read(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    try:
+        for tensor in read_safetensors(path).values():
+            tensor.data.sum()  # touch every byte
+    except WeightsError:
+        pass
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300), st.integers(0, 400), st.binary(max_size=4))
+def test_hostile_bytes_give_an_error_or_tensors(tmp_path: Path, noise: bytes, at: int, patch: bytes) -> None:
+    small = safetensors_bytes({"a": ("F32", (2, 3), bytes(24)), "b": ("BF16", (5,), bytes(10))})
+    try_to_read(tmp_path / "noise", noise)
+    try_to_read(tmp_path / "lengthened", struct.pack("<Q", len(noise)) + noise)
+    try_to_read(tmp_path / "patched", small[:at] + patch + small[at + len(patch) :])
+
+
+def test_the_interpreter_survives_hostile_headers(tmp_path: Path) -> None:
+    """In a process of its own, so that a crash is seen as one."""
+    headers = [
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}',
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}',
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[1000000,1000004]}}',
+        b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,1]}}',
+        b'{"__metadata__":{"a":1}}',
+        b"[" * 200_000,
+    ]
+    for i, header in enumerate(headers):
+        (tmp_path / f"{i}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    code = """
+import sys, pathlib
+from minilm_np.checkpoint import WeightsError, read_safetensors
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    try:
+        print(path.name, {k: float(t.data.sum()) for k, t in read_safetensors(path).items()})
+    except WeightsError as error:
+        print(path.name, "refused")
+"""
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("\n") == len(headers)
+    assert run.stdout.count("refused") >= len(headers) - 2
+
+
+# --- hyperparameters
+
+Edit = Callable[[dict[str, Any]], Any]
+
+
+def write_configs(folder: Path, file: str = "", **changes: Any) -> Path:
+    """The JSON files of a checkpoint, with changes in one of them; None removes a key."""
+    files: dict[str, Any] = {
+        "config.json": {
+            "model_type": "bert", "hidden_act": "gelu", "vocab_size": 11, "hidden_size": 6, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "intermediate_size": 5, "max_position_embeddings": 40, "type_vocab_size": 2,
+            "layer_norm_eps": 1e-12, "position_embedding_type": "absolute",
+        },
+        "1_Pooling/config.json": {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False},
+        "sentence_bert_config.json": {"max_seq_length": 30, "do_lower_case": False},
+    }  # fmt: skip
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    for name, content in files.items():
+        if name == file:
+            content = {key: value for key, value in (content | changes).items() if value is not None}
+        (folder / name).write_text(json.dumps(content))
+    write_modules(folder, "Transformer", "Pooling", "Normalize")
+    return folder
+
+
+def write_modules(folder: Path, *kinds: str, pooling_path: str = "1_Pooling") -> None:
+    paths = {"Pooling": pooling_path}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": paths.get(kind, "")} for kind in kinds]
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+def test_a_good_configuration(tmp_path: Path) -> None:
+    config = read_config(write_configs(tmp_path))
+    assert (config.hidden_size, config.pooling_mode, config.normalize, config.max_seq_length) == (6, "mean", True, 30)
+    write_modules(tmp_path, "Transformer", "Pooling")
+    assert not read_config(tmp_path).normalize
+
+
+@pytest.mark.parametrize(
+    ("saved", "limit", "wanted"), [(30, 512, 30), (None, 25, 25), (None, 10**30, 40), (None, None, 40)]
+)
+def test_max_seq_length_from_where_sentence_transformers_saves_it(
+    tmp_path: Path, saved: int | None, limit: int | None, wanted: int
+) -> None:
+    write_configs(tmp_path, "sentence_bert_config.json", max_seq_length=saved)
+    if limit is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": limit}))
+    assert read_config(tmp_path).max_seq_length == wanted
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("config.json", {"hidden_act": "swish"}, "hidden_act: 'swish' is not supported; wanted 'gelu' or 'gelu_new' or"),
+    ("config.json", {"position_embedding_type": "relative_key"}, "position_embedding_type: 'relative_key' is not"),
+    ("config.json", {"model_type": "roberta"}, "model_type: 'roberta' is not supported; wanted 'bert'"),
+    ("config.json", {"model_type": ["bert"]}, r"model_type: \['bert'\] is not supported"),
+    ("config.json", {"is_decoder": True}, "is_decoder: True is not supported"),
+    ("config.json", {"embedding_size": 128}, "embedding_size: 128 is not supported"),
+    ("config.json", {"num_attention_heads": 4}, "hidden_size 6 is not a multiple of num_attention_heads 4"),
+    ("config.json", {"hidden_size": None}, "hidden_size: found None, wanted a positive integer"),
+    ("config.json", {"num_hidden_layers": True}, "num_hidden_layers: found True"),
+    ("config.json", {"vocab_size": -1}, "vocab_size: found -1"),
+    ("config.json", {"vocab_size": "11"}, "vocab_size: found '11'"),
+    ("config.json", {"layer_norm_eps": float("nan")}, "layer_norm_eps: found nan"),
+    ("config.json", {"layer_norm_eps": "1e-12"}, "layer_norm_eps: found '1e-12'"),
+    ("1_Pooling/config.json", {"pooling_mode_cls_token": True}, r"pooling_mode: \['mean', 'cls'\] is not supported"),
+    ("1_Pooling/config.json", {"pooling_mode_mean_tokens": False}, r"pooling_mode: \[\] is not supported"),
+    ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "pooling_mode: 'lasttoken' is not supported"),
+    ("1_Pooling/config.json", {"pooling_mode": ["mean", "max"]}, "is not supported"),
+    ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case: True is not supported"),
+    ("sentence_bert_config.json", {"max_seq_length": 41}, "max_seq_length: found 41, wanted 3 to 40"),
+    ("sentence_bert_config.json", {"max_seq_length": 2}, "max_seq_length: found 2"),
+    ("sentence_bert_config.json", {"max_seq_length": "x"}, "max_seq_length: found 'x'"),
+    ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task: 'fill-mask' is not supported"),
+]
+
+
+@pytest.mark.parametrize(("file", "changes", "message"), REFUSED)
+def test_what_is_not_supported_is_refused_by_name(
+    tmp_path: Path, file: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WeightsError, match=message) as caught:
+        read_config(write_configs(tmp_path, file, **changes))
+    assert str(tmp_path / file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kinds", [["Transformer"], ["Transformer", "Pooling", "Dense"], ["WordEmbeddings", "Pooling"]])
+def test_other_modules_are_refused_by_name(tmp_path: Path, kinds: list[str]) -> None:
+    write_modules(write_configs(tmp_path), *kinds)
+    with pytest.raises(WeightsError, match=f"modules.json: found modules {', '.join(kinds)}; wanted"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("pooling_path", ["../1_Pooling", "/1_Pooling", "", "2_Pooling"])
+def test_a_path_out_of_the_folder_is_refused(tmp_path: Path, pooling_path: str) -> None:
+    write_modules(write_configs(tmp_path), "Transformer", "Pooling", pooling_path=pooling_path)
+    with pytest.raises(WeightsError, match="path of Pooling"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"3", b"null", b"[1]", b'"text"'])
+def test_malformed_json_is_one_clear_error(tmp_path: Path, file: str, content: bytes) -> None:
+    (write_configs(tmp_path) / file).write_bytes(content)
+    with pytest.raises(WeightsError) as caught:
+        read_config(tmp_path)
+    assert str(tmp_path / file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    (write_configs(tmp_path) / "modules.json").unlink()
+    with pytest.raises(WeightsError, match=r"modules\.json: no such file"):
+        read_config(tmp_path)

@@ -1,0 +1,96 @@
+"""Contracts of the package as a whole: what imports what, what importing it costs, and that its names resolve."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import minilm_np
+
+PACKAGE = Path(minilm_np.__file__).parent
+# Arrows point down this list: a module may import only modules that stand after it.
+ORDER = ["__main__", "cli", "__init__", "sentence_transformer", "tokenizer", "weights", "checkpoint", "model", "ops"]
+MAY_NOT = {("model", "ops")}  # the op set is passed in
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it, but for typing only."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            module = node.module or ""
+            found |= {f"minilm_np.{alias.name}" for alias in node.names} if module == "minilm_np" else {module}
+    return found
+
+
+def test_arrows_point_one_way() -> None:
+    files = sorted(PACKAGE.glob("*.py"))
+    assert {path.stem for path in files} == set(ORDER)
+    for path in files:
+        if path.stem in ("__init__", "cli", "__main__"):
+            continue  # these are the front doors: they may open any room
+        for name in imports(path):
+            target = name.removeprefix("minilm_np.")
+            if name.startswith("minilm_np.") and target in ORDER:
+                assert ORDER.index(target) > ORDER.index(path.stem), f"{path.stem} imports {target}"
+                assert (path.stem, target) not in MAY_NOT
+
+
+def test_the_model_and_the_op_set_import_only_numpy_and_the_standard_library() -> None:
+    for name in ("model", "ops"):
+        for module in imports(PACKAGE / f"{name}.py"):
+            top = module.partition(".")[0]
+            assert top == "numpy" or top in sys.stdlib_module_names, f"{name}.py imports {module}"
+
+
+def test_importing_the_package_imports_nothing_heavy_and_opens_no_file() -> None:
+    code = """
+import sys
+opened = []
+sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)
+import minilm_np
+heavy = {"numpy", "numba", "tokenizers", "safetensors", "huggingface_hub"} & set(sys.modules)
+assert not heavy, heavy
+assert not [f for f in opened if not str(f).endswith((".py", ".pyc"))], opened
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_class_is_imported_within_budget() -> None:
+    """Under 0.35 s more than the interpreter itself, NumPy included; the best of five, for a noisy machine."""
+
+    def best(code: str) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    code = (
+        "import sys; from minilm_np import SentenceTransformer; assert not {'numba', 'tokenizers'} & set(sys.modules)"
+    )
+    assert best(code) - best("pass") < 0.35
+
+
+def test_public_names_resolve_and_others_do_not() -> None:
+    for name in minilm_np.__all__:
+        assert getattr(minilm_np, name).__name__ == name
+        assert name in dir(minilm_np)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = minilm_np.nonsense
+
+
+def test_using_the_model_changes_no_environment_variable(model: minilm_np.SentenceTransformer) -> None:
+    before = dict(os.environ)
+    minilm_np.SentenceTransformer(model.place.folder).encode("hello")
+    assert dict(os.environ) == before
