@@ -1,0 +1,122 @@
+"""Finding the files, in the promised order, and refusing wrong ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from minilm_np import SentenceTransformer, WeightsError, WeightsNotFoundError, weights
+
+SNAPSHOTS = Path("hub") / "models--sentence-transformers--all-MiniLM-L6-v2" / "snapshots"
+
+
+def put(folder: Path, without: str = "") -> Path:
+    """A folder with (empty) files of the right names."""
+    for file in weights.SHA256:
+        if file != without:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).touch()
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without weights: every place is an empty folder under tmp_path."""
+    for name in ("HF_HUB_CACHE", "MINILM_NP_WEIGHTS", "HF_HUB_OFFLINE", "MINILM_NP_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights, "checkout_folder", lambda: None)
+    return tmp_path
+
+
+def test_the_order_of_places(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert weights.find() is None
+    own = put(home / "cache" / "minilm_np" / "all-MiniLM-L6-v2")
+    assert weights.find() == ("cache folder of minilm_np", own)
+    snapshot = put(home / "hf" / SNAPSHOTS / "abc")
+    assert weights.find() == ("Hugging Face cache", snapshot)
+    checkout = put(home / "checkout")
+    monkeypatch.setattr(weights, "checkout_folder", lambda: checkout)
+    assert weights.find() == ("weights/ of the checkout", checkout)
+    named = put(home / "named")
+    monkeypatch.setenv("MINILM_NP_WEIGHTS", str(named))
+    assert weights.find() == weights.find("all-MiniLM-L6-v2") == ("$MINILM_NP_WEIGHTS", named)
+    assert weights.find(put(home / "explicit")) == ("explicit path", home / "explicit")
+
+
+def test_a_folder_that_lacks_a_file_is_passed_over(home: Path) -> None:
+    for file in weights.SHA256:
+        shutil.rmtree(home / "hf", ignore_errors=True)
+        put(home / "hf" / SNAPSHOTS / "abc", without=file)
+        assert weights.find() is None, file
+
+
+def test_the_snapshot_of_main_is_preferred(home: Path) -> None:
+    for commit in ("aaa", "bbb", "ccc"):
+        put(home / "hf" / SNAPSHOTS / commit)
+    (home / "hf" / SNAPSHOTS.parent / "refs").mkdir()
+    (home / "hf" / SNAPSHOTS.parent / "refs" / "main").write_text("bbb")
+    place = weights.find()
+    assert place and place.folder.name == "bbb"
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])
+def test_where_the_hugging_face_cache_is(home: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.delenv("HF_HOME")
+    cache = {"HF_HUB_CACHE": "y/hub", "HF_HOME": "y", "XDG_CACHE_HOME": "."}[variable]
+    monkeypatch.setenv(variable, str(home / "x" / cache))
+    folder = {"XDG_CACHE_HOME": "huggingface"}.get(variable, "y")
+    snapshot = put(home / "x" / folder / SNAPSHOTS / "abc")
+    assert weights.find() == ("Hugging Face cache", snapshot)
+
+
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_a_named_folder_must_have_the_files(home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    put(home / "cache" / "minilm_np" / "all-MiniLM-L6-v2")  # not a way out
+    lacking = put(home / "lacking", without="tokenizer.json")
+    for folder, message in ((lacking, "lacks tokenizer.json; wanted"), (home / "nothing", "no such folder; wanted")):
+        if how == "environment":
+            monkeypatch.setenv("MINILM_NP_WEIGHTS", str(folder))
+        with pytest.raises(WeightsNotFoundError, match=re.escape(f"{folder}: {message}")):
+            weights.find(folder if how == "argument" else weights.DEFAULT_MODEL)
+
+
+def test_an_unknown_model_is_not_fetched(home: Path) -> None:
+    with pytest.raises(WeightsNotFoundError, match="'someone/other-model' is not a folder and not in the Hugging Face"):
+        weights.find_or_fetch("someone/other-model")
+    snapshot = put(home / "hf" / "hub" / "models--someone--other-model" / "snapshots" / "abc")
+    assert weights.find_or_fetch("someone/other-model").folder == snapshot
+
+
+def test_no_home_is_no_crash(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does when nobody knows
+    weights.find()
+    assert weights.cache_folder().name == "minilm_np"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_one_flipped_bit_is_refused(
+    home: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    folder = home / "flipped"
+    shutil.copytree(weights_folder, folder, ignore=shutil.ignore_patterns(".*", "*.md"))
+    content = bytearray((folder / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / file).write_bytes(content)
+    monkeypatch.setenv("MINILM_NP_WEIGHTS", str(folder))
+    with pytest.raises(WeightsError, match=rf"{file}: corrupted or another version: .* wanted {weights.SHA256[file]}"):
+        SentenceTransformer()
+
+
+def test_the_table_in_weights_readme(weights_folder: Path) -> None:
+    readme = Path(__file__).parent.parent / "weights" / "README.md"
+    rows = re.findall(r"^\| (\S+) \| (\d+) \| ([0-9a-f]{64}) \|$", readme.read_text(), re.M)
+    assert {file: sha256 for file, _, sha256 in rows} == weights.SHA256
+    assert all((weights_folder / file).stat().st_size == int(size) for file, size, _ in rows)
