@@ -6,7 +6,7 @@ Everything that this package would not compute is refused by name, file and key.
 from __future__ import annotations
 
 import json
-import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -42,6 +42,14 @@ ACCEPTED = {
     "add_cross_attention": (False,),
     "embedding_size": (None,),  # ELECTRA-like factorised embeddings
 }
+ACCEPTED_SENTENCE = {  # the same of sentence_bert_config.json
+    "do_lower_case": (False,),
+    "transformer_task": ("feature-extraction",),
+    "module_output_name": ("token_embeddings",),
+    "tokenizer_args": ({}, None),  # these three may set another length, or other special tokens
+    "processor_kwargs": ({}, None),
+    "processing_kwargs": ({}, None),
+}
 POOLING_MODES = {  # the keys of older checkpoints -> names of newer ones
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -57,8 +65,7 @@ def read_config(folder: Path) -> BertConfig:
     """
     path = folder / "config.json"
     config = _object(read_json(path), path)
-    for key, accepted in ACCEPTED.items():
-        _check_one_of(path, key, config.get(key, accepted[0]), accepted)
+    _check_accepted(config, ACCEPTED, path)
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     values = {key: _positive_integer(config, key, path) for key in (*sizes, "max_position_embeddings")}
     values["type_vocab_size"] = _positive_integer({"type_vocab_size": 2} | config, "type_vocab_size", path)
@@ -79,20 +86,21 @@ def read_config(folder: Path) -> BertConfig:
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise WeightsError(f"{path}: found modules {', '.join(kinds)}; wanted Transformer, Pooling[, Normalize]")
 
+    _check_one_of(path, "path of Transformer", modules[0].get("path", ""), ("",))
     _check_one_of(path, "path of Pooling", modules[1].get("path"), ("1_Pooling",))
     path = folder / "1_Pooling" / "config.json"
     pooling = _object(read_json(path), path)
-    flags = {key: value for key, value in pooling.items() if key.startswith("pooling_mode_") and value}
-    mode = pooling.get("pooling_mode", [POOLING_MODES.get(key, key) for key in flags])
+    flags = {key: value for key, value in pooling.items() if key.startswith("pooling_mode_")} or {
+        "pooling_mode_mean_tokens": True  # sentence-transformers' default
+    }
+    mode = pooling.get("pooling_mode", [POOLING_MODES.get(key, key) for key, value in flags.items() if value])
     if isinstance(mode, list) and len(mode) == 1:
         mode = mode[0]
     _check_one_of(path, "pooling_mode", mode, tuple(POOLING_MODES.values()))
 
     path = folder / "sentence_bert_config.json"
     sentence = _object(read_json(path), path)
-    _check_one_of(path, "do_lower_case", sentence.get("do_lower_case", False), (False,))
-    task = "feature-extraction"
-    _check_one_of(path, "transformer_task", sentence.get("transformer_task", task), (task,))
+    _check_accepted(sentence, ACCEPTED_SENTENCE, path)
     positions = values["max_position_embeddings"]
     longest, key = sentence.get("max_seq_length"), "max_seq_length"
     if longest is None:  # sentence-transformers 6 saves it with the tokenizer
@@ -128,6 +136,11 @@ def _positive_integer(config: Mapping[str, Any], key: str, path: Path) -> int:
     return value
 
 
+def _check_accepted(config: Mapping[str, Any], accepted: Mapping[str, tuple[Any, ...]], path: Path) -> None:
+    for key, values in accepted.items():
+        _check_one_of(path, key, config.get(key, values[0]), values)
+
+
 def _check_one_of(path: Path, key: str, found: Any, accepted: tuple[Any, ...]) -> None:
     if found not in accepted:
         raise WeightsError(f"{path}: {key}: {found!r} is not supported; wanted {' or '.join(map(repr, accepted))}")
@@ -147,29 +160,38 @@ class Tensor(NamedTuple):
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of the file, memory-mapped: nothing is read before it is used.
 
-    The safetensors library checks the header (lengths, offsets without gap or overlap, shapes); after that the
-    tensors lie one after another, in the order of `offset_keys`, up to the end of the file.
-    Raises WeightsError if the file is not valid safetensors.
+    The file: 8 bytes of header length, the header (JSON: of each key dtype, shape, data_offsets), the data. The
+    safetensors library checks it whole (lengths, offsets without gap or overlap, shapes) before any of it is used.
+    Raises WeightsError if the file is not valid safetensors, OSError if it cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="np") as file:
-            slices = [(key, file.get_slice(key)) for key in file.offset_keys()]
-            header = [(key, s.get_dtype(), tuple(s.get_shape())) for key, s in slices]
-    except (SafetensorError, ValueError) as error:
-        raise WeightsError(f"{path}: not a valid safetensors file: {error}") from None
-    for key, dtype, _ in header:
-        if dtype not in DTYPES:
-            raise WeightsError(f"{path}: {key}: found dtype {dtype}, wanted {' or '.join(FLOATS)}")
-    mapped = np.memmap(path, np.uint8, "r")
-    tensors = {}
-    start = len(mapped) - sum(math.prod(shape) * int(DTYPES[dtype][-1]) for _, dtype, shape in header)
-    for key, dtype, shape in header:
-        stop = start + math.prod(shape) * int(DTYPES[dtype][-1])
-        tensors[key] = Tensor(dtype, np.asarray(mapped[start:stop]).view(DTYPES[dtype]).reshape(shape))
-        start = stop
+        with path.open("rb") as file, safe_open(path, framework="np"):
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length), object_pairs_hook=_refuse_twice)
+            mapped = np.asarray(np.memmap(file, np.uint8, "r"))[8 + length :]
+        header.pop("__metadata__", None)
+        tensors = {}
+        for key, info in header.items():
+            dtype, (start, stop) = info["dtype"], info["data_offsets"]
+            if not key.isprintable():
+                raise ValueError(f"key {key!r} is not printable")
+            if dtype not in DTYPES:
+                raise WeightsError(f"{path}: {key}: found dtype {dtype}, wanted {' or '.join(FLOATS)}")
+            tensors[key] = Tensor(dtype, mapped[start:stop].view(DTYPES[dtype]).reshape(info["shape"]))
+    except WeightsError:
+        raise
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: not a valid safetensors file: {' '.join(str(error).split())}") from None
     return tensors
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError(f"key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r} found twice")
+    return result
 
 
 def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
@@ -182,6 +204,8 @@ def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float3
     tensors = read_safetensors(path)
     if "bert.embeddings.word_embeddings.weight" in tensors:
         tensors = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
+    if config.num_hidden_layers > len(tensors):  # before a name is made for every parameter of, say, 10**12 layers
+        raise WeightsError(f"{path}: found {len(tensors)} tensors, wanted num_hidden_layers {config.num_hidden_layers}")
     shapes = parameter_shapes(config)
     for key in tensors:
         if key not in shapes and key.startswith(("encoder.", "embeddings.")) and key != "embeddings.position_ids":
@@ -197,6 +221,6 @@ def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float3
             raise WeightsError(f"{path}: {key}: found shape {data.shape}, wanted {shape}")
         if found == "BF16":  # the upper half of a float32
             data = (data.astype(np.uint32) << 16).view(np.float32)
-        params[key] = data.astype(dtype, copy=False)
+        params[key] = np.require(data, dtype, "A")  # copies another dtype, and data that is not aligned
         params[key].flags.writeable = False
     return params

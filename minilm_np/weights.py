@@ -65,18 +65,20 @@ def checkout_folder() -> Path | None:
 
 
 def hugging_face_snapshots(name: str) -> list[Path]:
-    """Snapshot folders of a model in the Hugging Face cache, that of `main` first.
+    """Snapshot folders of a model in the Hugging Face cache, that of `main` first; if none, where they would be.
 
     The paths are huggingface_hub's documented layout; importing it to ask would cost 0.1 s.
     """
-    home = os.environ.get("HF_HOME") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "huggingface"
-    )
-    repo = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")) / f"models--{name.replace('/', '--')}"
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    repo = Path(os.path.expandvars(os.path.expanduser(cache))) / f"models--{name.replace('/', '--')}"
     main = repo / "refs" / "main"
-    commit = main.read_text().strip() if main.is_file() else ""
-    snapshots = [p for p in sorted(repo.glob("snapshots/*")) if p.is_dir()]
-    return sorted(snapshots, key=lambda p: p.name != commit)
+    commit = main.read_text(errors="replace").strip() if os.access(main, os.R_OK) else ""
+    try:
+        snapshots = [p for p in sorted((repo / "snapshots").iterdir()) if os.path.isdir(p)]
+    except OSError:  # there is none, or we may not look
+        snapshots = []
+    return sorted(snapshots, key=lambda p: p.name != commit) or [repo]
 
 
 def places(name: str = DEFAULT_MODEL) -> Iterator[Place]:
@@ -94,7 +96,7 @@ def places(name: str = DEFAULT_MODEL) -> Iterator[Place]:
 
 
 def missing_files(folder: Path) -> list[str]:
-    return [file for file in SHA256 if not (folder / file).is_file()]
+    return [file for file in SHA256 if not os.path.isfile(folder / file)]  # noqa: PTH113 (False where we may not look)
 
 
 def hub_name(name_or_path: str | os.PathLike[str]) -> str | None:
@@ -117,7 +119,8 @@ def find(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> Place | None:
         if not missing:
             return place
         if place.what in ("explicit path", "$MINILM_NP_WEIGHTS"):
-            found = f"lacks {', '.join(missing)}" if place.folder.is_dir() else "no such folder"
+            found = f"lacks {', '.join(missing)}" if os.access(place.folder, os.X_OK) else "not accessible"
+            found = found if os.path.isdir(place.folder) else "no such folder"
             raise WeightsNotFoundError(f"{place.what} {place.folder}: {found}; wanted {', '.join(SHA256)}")
     return None
 
@@ -144,7 +147,10 @@ def find_or_fetch(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, *, local
 
 
 def _not_found_message() -> str:
-    looked = "".join(f"\n  {p.what}: {p.folder} lacks {', '.join(missing_files(p.folder))}" for p in places())
+    looked = "".join(
+        f"\n  {p.what}: {p.folder} lacks {', '.join(missing_files(p.folder)) or 'nothing, but has other bytes'}"
+        for p in places()
+    )
     files = "".join(f"\n  {sha256}  {file}" for file, sha256 in SHA256.items())
     return (
         f"{DEFAULT_MODEL}: files not found, and offline is asked for (HF_HUB_OFFLINE, MINILM_NP_OFFLINE or "
@@ -181,9 +187,10 @@ def fetch(to: str | os.PathLike[str] | None = None) -> Path:
     """Bring the default model's files into folder `to`, verified; returns the folder.
 
     Without `to`: weights/ of a checkout if that can be written, else the cache folder. Files are written in a
-    hidden folder beside, checked against SHA256, and only then moved into place, one atomic rename each. A lock
+    hidden folder inside, checked against SHA256, and only then moved into place, one atomic rename each. A lock
     makes a second process wait and then find the work done. Progress bars appear on a terminal.
-    Raises WeightsNotFoundError if neither source can be reached, OSError if the folder cannot be written.
+    Raises WeightsNotFoundError if offline is asked for or neither source gives them, OSError if the folder cannot
+    be written.
     """
     from filelock import FileLock
 
@@ -194,11 +201,17 @@ def fetch(to: str | os.PathLike[str] | None = None) -> Path:
         folder = checkout
     else:
         folder = cache_folder() / "all-MiniLM-L6-v2"
+        if folder.parts[0] == "~":
+            raise WeightsNotFoundError(f"{folder}: no home folder is known; set HOME, XDG_CACHE_HOME or name a folder")
+    if _is_whole(folder):
+        return folder
+    if is_offline():
+        raise WeightsNotFoundError(_not_found_message())
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".fetch.lock"):
         for left_over in folder.glob(".fetch-*"):  # of a process that was killed: we hold the lock
             shutil.rmtree(left_over, ignore_errors=True)
-        if not missing_files(folder) and all(sha256_of(folder / file) == sha for file, sha in SHA256.items()):
+        if _is_whole(folder):  # now: another process has done it while we waited
             return folder
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as name:
             staging = Path(name)
@@ -207,6 +220,10 @@ def fetch(to: str | os.PathLike[str] | None = None) -> Path:
                 (folder / file).parent.mkdir(exist_ok=True)
                 os.replace(staging / file, folder / file)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    return not missing_files(folder) and all(sha256_of(folder / file) == sha256 for file, sha256 in SHA256.items())
 
 
 def _download(staging: Path) -> None:
@@ -219,16 +236,18 @@ def _download(staging: Path) -> None:
             verify(staging)
             return
         except Exception as error:  # whatever went wrong with one source, the next may do
-            failures.append(f"\n  {source}: {str(error).strip().splitlines()[-1] if str(error) else repr(error)}")
+            failures.append(f"\n  {source}: {(str(error).strip().splitlines() or [repr(error)])[-1]}")
             print(f"minilm_np: no:{failures[-1].strip().partition(':')[2]}", file=sys.stderr)
     raise WeightsNotFoundError(f"could not fetch {DEFAULT_MODEL}:{''.join(failures)}")
 
 
 def _from_hub(staging: Path) -> None:
-    from huggingface_hub import constants, get_session, hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    # One quick question first: the library itself retries an unreachable hub for 25 seconds.
-    get_session().head(constants.ENDPOINT, timeout=5)
+    # One quick question first, asked once: hf_hub_download repeats it to a hub that is down, or answers with an
+    # error, for 25 seconds, and to one that is silent for six minutes. A download that stops is given up after
+    # 6 tries of $HF_HUB_DOWNLOAD_TIMEOUT (10) seconds.
+    get_hf_file_metadata(hf_hub_url(DEFAULT_MODEL, next(iter(SHA256))), timeout=5)
     for file in SHA256:
         hf_hub_download(DEFAULT_MODEL, file, local_dir=staging)
 

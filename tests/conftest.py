@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from minilm_np import SentenceTransformer, WeightsNotFoundError, weights
+
+# The same examples every time, and no clock: a slow machine is not a wrong one.
+settings.register_profile("seeded", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("seeded")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,6 +37,7 @@ class Hub:
         self.stall = threading.Event()  # set: GETs stop half-way
         self.stalling = threading.Event()  # a GET has stopped half-way
         self.silent = threading.Event()  # set: no answer at all
+        self.cut = threading.Event()  # set: GETs end half-way
 
 
 @contextmanager
@@ -66,6 +67,9 @@ def running_hub() -> Iterator[Hub]:
             while half and hub.stall.is_set():
                 hub.stalling.set()
                 time.sleep(0.05)
+            if half and hub.cut.is_set():
+                self.close_connection = True
+                return
             self.wfile.write(content[half:])
 
         def do_HEAD(self) -> None:
@@ -113,7 +117,13 @@ def make_wheel(folder: Path, files: dict[str, bytes] = FILES) -> Path:
 
 
 def start(
-    code: str, *, hub: str, home: Path, wheels: Path | None = None, stderr: int = subprocess.PIPE, **environment: str
+    code: str,
+    *,
+    hub: str,
+    home: Path,
+    wheels: Path | None = None,
+    stderr: int = subprocess.PIPE,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """Python code, in a process whose hub is `hub`, whose pip sees only `wheels`, and whose caches are in `home`.
 
@@ -130,7 +140,8 @@ def start(
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheels or no_wheels),
         "PIP_CONFIG_FILE": os.devnull,
-        **environment,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **(environment or {}),
     }
     preamble = f"""
 import os, sys

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -188,10 +189,11 @@ def test_ctrl_c_is_no_traceback(tmp_path: Path) -> None:
     assert process.stdin and process.stderr
     process.stdin.write(b"hello\n")
     process.stdin.flush()  # the process waits for the rest of its input
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    time.sleep(2)
+    while process.poll() is None:  # again, if the first came while a library was importing and swallowed it
+        process.send_signal(signal.SIGINT)
+        time.sleep(5)
+    assert process.returncode == 130
     assert process.stderr.read() == b""
     process.stderr.close()
     process.stdin.close()

@@ -62,7 +62,7 @@ def test_the_empty_text_is_its_two_special_tokens(model: SentenceTransformer) ->
     assert np.array_equal(minilm_np.l2_normalize(pooled)[0], model.encode(""))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=16), st.integers(1, 20))
 def test_batch_order_and_split_do_not_matter(
     model: SentenceTransformer, alone: Any, rows: list[int], batch_size: int

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm_np import SentenceTransformer, WeightsError
@@ -54,7 +54,6 @@ def test_cut_at_256_and_never_padded(tokenizer: Tokenizer, words: int) -> None:
     assert len(pair.token_ids) == min(2 * words + 3, 256)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=200), max_size=8))
 def test_offsets_add_up(tokenizer: Tokenizer, texts: list[str]) -> None:
     tokens = tokenizer(texts)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def put(folder: Path, without: str = "") -> Path:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without weights: every place is an empty folder under tmp_path."""
-    for name in ("HF_HUB_CACHE", "MINILM_NP_WEIGHTS", "HF_HUB_OFFLINE", "MINILM_NP_OFFLINE"):
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "MINILM_NP_WEIGHTS", "HF_HUB_OFFLINE", "MINILM_NP_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -65,6 +67,27 @@ def test_the_snapshot_of_main_is_preferred(home: Path) -> None:
     assert place and place.folder.name == "bbb"
 
 
+def test_main_may_point_to_nothing_and_may_be_nonsense(home: Path) -> None:
+    snapshot = put(home / "hf" / SNAPSHOTS / "aaa")
+    (home / "hf" / SNAPSHOTS.parent / "refs").mkdir()
+    for content in (b"bbb", b"", b"\xff\xfe", b"../.."):
+        (home / "hf" / SNAPSHOTS.parent / "refs" / "main").write_bytes(content)
+        assert weights.find() == ("Hugging Face cache", snapshot)
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME"])
+@pytest.mark.parametrize("start", ["~", "$SOMEWHERE"])
+def test_the_hugging_face_variables_may_name_the_home(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, start: str
+) -> None:
+    for name in ("HOME", "USERPROFILE", "SOMEWHERE"):
+        monkeypatch.setenv(name, str(home / "h"))
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.setenv(variable, f"{start}/hf" if variable == "HF_HOME" else f"{start}/hf/hub")
+    snapshot = put(home / "h" / "hf" / SNAPSHOTS / "abc")
+    assert weights.find() == ("Hugging Face cache", snapshot)
+
+
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])
 def test_where_the_hugging_face_cache_is(home: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.delenv("HF_HOME")
@@ -101,6 +124,44 @@ def test_no_home_is_no_crash(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert weights.cache_folder().name == "minilm_np"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_what_may_not_be_read_is_passed_over_or_is_one_clear_error(home: Path) -> None:
+    """As a user with few rights, in a process of its own: root may read everything."""
+    base = home / "base"
+    put(base / "hf" / SNAPSHOTS / "abc")
+    put(base / "locked")
+    put(base / "cache" / "minilm_np" / "all-MiniLM-L6-v2")
+    put(base / "unreadable")
+    (base / "unreadable" / "config.json").chmod(0)
+    for folder in (base / "hf", base / "locked"):
+        folder.chmod(0)
+    base.chmod(0o755)
+    code = """
+import os, sys
+from minilm_np import weights
+weights.checkout_folder = lambda: None
+os.chdir(sys.argv[1])
+if os.getuid() == 0:
+    os.setuid(65534)
+print(weights.find().folder)
+for call in (lambda: weights.find("./locked"), lambda: weights.verify(weights.find("./unreadable").folder)):
+    try:
+        call()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    environment = {**os.environ, "HF_HOME": "hf", "XDG_CACHE_HOME": "cache"}
+    command = [sys.executable, "-c", code, str(base)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    for folder in (base / "hf", base / "locked"):
+        folder.chmod(0o755)
+    assert run.returncode == 0, run.stderr
+    found, locked, unreadable = run.stdout.splitlines()
+    assert found == str(Path("cache") / "minilm_np" / "all-MiniLM-L6-v2")
+    assert locked.startswith("WeightsNotFoundError explicit path locked: not accessible; wanted config.json")
+    assert unreadable.startswith("PermissionError") and "config.json" in unreadable
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
 def test_one_flipped_bit_is_refused(
     home: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch, file: str
@@ -111,8 +172,10 @@ def test_one_flipped_bit_is_refused(
     content[len(content) // 2] ^= 1
     (folder / file).write_bytes(content)
     monkeypatch.setenv("MINILM_NP_WEIGHTS", str(folder))
-    with pytest.raises(WeightsError, match=rf"{file}: corrupted or another version: .* wanted {weights.SHA256[file]}"):
+    message = rf"{file}: .* sha256 found {weights.sha256_of(folder / file)}, wanted {weights.SHA256[file]}"
+    with pytest.raises(WeightsError, match=message) as caught:
         SentenceTransformer()
+    assert "\n" not in str(caught.value)
 
 
 def test_the_table_in_weights_readme(weights_folder: Path) -> None:
