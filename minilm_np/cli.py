@@ -1,4 +1,4 @@
-"""The command `minilm-np`. Errors are one line on stderr and exit code 2; results go to stdout."""
+"""The command `minilm-np`. An error is a message on stderr and exit code 2; results go to stdout."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = arguments.command
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
+            if not stream.isatty():
+                stream.reconfigure(encoding="utf-8")
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its code
     try:
         command(arguments)
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CLOSED_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, ImportError, MemoryError, NotImplementedError) as error:
         print(f"minilm-np: error: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+    return str(error) or type(error).__name__
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 def _load(arguments: argparse.Namespace) -> SentenceTransformer:
     from minilm_np import SentenceTransformer
 
-    return SentenceTransformer(arguments.model) if arguments.model else SentenceTransformer()
+    return SentenceTransformer() if arguments.model is None else SentenceTransformer(arguments.model)
 
 
 def _cosines(a: Embeddings, b: Embeddings) -> npt.NDArray[np.float64]:  # (n, H), (m, H) -> (n, m)
@@ -117,6 +119,8 @@ def _encode(arguments: argparse.Namespace) -> None:
     if output is not None:
         if output.suffix not in (".npy", ".jsonl"):
             raise ValueError(f"--output: found {str(output)!r}, wanted a name that ends in .npy or .jsonl")
+        if output.is_dir():
+            raise ValueError(f"--output: {output} is a folder")
         if not output.parent.is_dir():
             raise ValueError(f"--output: {output.parent} is not a folder")
     texts = _read_lines(arguments.file)
@@ -141,14 +145,18 @@ def _search(arguments: argparse.Namespace) -> None:
         raise ValueError(f"CORPUS: {arguments.corpus} has no lines")
     model = _load(arguments)
     scores = _cosines(model.encode([arguments.query]), model.encode(texts, show_progress_bar=True))[0]
-    for i in np.argsort(-scores, kind="stable")[: arguments.k]:  # stable: of equal scores the earlier line first
+    # Of scores that print alike the earlier line comes first: equal texts may differ in the last bits.
+    for i in np.argsort(-np.round(scores, 6), kind="stable")[: arguments.k]:
         print(f"{scores[i]:.6f}\t{i + 1}\t{texts[i]}")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from minilm_np import weights
 
-    print(weights.fetch(arguments.to))
+    place = weights.find() if arguments.to is None else None
+    if place:
+        weights.verify(place.folder)
+    print(place.folder if place else weights.fetch(arguments.to))
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -198,6 +206,7 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         with path.open("wb") as file:
             write(file)
         return
+    path = path.resolve()  # what a symbolic link points to is replaced, not the link
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         part = Path(folder) / path.name
         with part.open("wb") as file:

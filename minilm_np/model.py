@@ -1,7 +1,7 @@
 """BERT as a sentence encoder: the architecture, written once. What computes it, an op set, is passed in.
 
-Read from the bottom up: `forward`, then `encoder_layer`, then its two halves `self_attention` and
-`feed_forward`. Each operation is a function of the op set: ops.py says in NumPy what it means.
+Read from the bottom up: `forward`, `encoder`, `embeddings`, `encoder_layer`, and its two halves
+`self_attention` and `feed_forward`. Each operation is a function of the op set: ops.py says in NumPy what it means.
 
 T tokens of all sentences    B sentences    S tokens of one sentence    V vocabulary (30522)
 H hidden size (384)    N heads (12)    I intermediate size (1536)    L layers (6)
@@ -120,7 +120,7 @@ def prepare(params: Mapping[str, Array], config: BertConfig, ops: Ops) -> Bert:
 
 
 def embeddings(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array) -> Array:  # (T,) -> (T, H)
-    """Word + token type + position, normalised; positions count from 0 in every sentence."""
+    """Word + token type + position, normalised; positions of offsets [0, 2, 5] are 0 1 0 1 2."""
     config, ops, w = bert
     position_ids = np.arange(len(token_ids)) - np.repeat(offsets[:-1], np.diff(offsets))  # (T,)
     norm = w["embeddings.LayerNorm"]
@@ -130,7 +130,7 @@ def embeddings(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Arr
 def self_attention(
     bert: Bert, name: str, hidden_states: Array, offsets: Array, observe: Observer | None
 ) -> Array:  # (T, H) -> (T, H)
-    """Every token gathers from its own sentence's tokens; then residual and LayerNorm (post-norm)."""
+    """Every token gathers from its own sentence's tokens, in N heads of D = H / N columns (post-norm)."""
     config, ops, w = bert
     qkv = ops.linear(hidden_states, w[f"{name}.self"], None)  # (T, 3H)
     context = ops.attention(qkv, offsets, config.num_attention_heads)  # (T, H)

@@ -1,4 +1,4 @@
-"""Op set 1: every operation of the model in exact NumPy, in any float dtype.
+"""The NumPy op set: every operation of the model, in any float dtype.
 
 In float64 this is the oracle that everything else is measured against; in float32 it is a
 usable CPU backend, because all the heavy work is 2-D BLAS calls over packed tokens.
@@ -53,8 +53,8 @@ TAIL_COEFFICIENTS = (  # of t^7, t^6, ... t^0
 def gelu(x: Array) -> Array:
     """x * Phi(x), Phi the normal distribution function: 0.5 x erfc(-x / sqrt(2)). (Hendrycks & Gimpel 2016.)
 
-    float32 and narrower: at most 1.4e-7 off for |x| < 4 (torch 2.13: 1.2e-6), and to 1e-6 relative even
-    in the negative tail, where 1 + erf would cancel. Wider: the C library's erfc, one element at a time.
+    float32: at most 1.4e-7 off for |x| < 4 (torch 2.13: 1.2e-6), and 1e-6 relative down to x = -5, where
+    1 + erf would cancel. float64: the C library's erfc, one element at a time.
     """
     if x.dtype.itemsize > 4:
         erfc: Callable[[Array], Any] = np.frompyfunc(math.erfc, 1, 1)
@@ -105,6 +105,7 @@ def layer_norm(x: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T,
 
 
 def add_layer_norm(x: Array, residual: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T, H)
+    """LayerNorm(x + residual): what a sublayer adds to its input. (Vaswani et al. 2017, section 3.1.)"""
     return layer_norm(x + residual, norm, eps)
 
 
@@ -130,8 +131,8 @@ def softmax(scores: Array) -> Array:
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
-def scaled_dot_product(query: Array, key: Array) -> Array:  # (..., S, D), (..., S, D) -> (..., S, S)
-    """softmax(Q K^T / sqrt(D)). (Vaswani et al. 2017, eq. 1.)"""
+def attention_weights(query: Array, key: Array) -> Array:  # (..., S, D), (..., S, D) -> (..., S, S)
+    """softmax(Q K^T / sqrt(D)), what the values are then averaged with. (Vaswani et al. 2017, eq. 1.)"""
     return softmax(query @ key.swapaxes(-1, -2) / math.sqrt(query.shape[-1]))
 
 
@@ -160,7 +161,7 @@ def attention(qkv: Array, offsets: Array, num_heads: int) -> Array:  # (T, 3H) -
     for first, last in equal_length_runs(offsets):
         rows = slice(offsets[first], offsets[last])
         query, key, value = split_heads(qkv[rows], last - first, num_heads)  # each (n, N, S, D)
-        per_head = scaled_dot_product(query, key) @ value  # (n, N, S, D)
+        per_head = attention_weights(query, key) @ value  # (n, N, S, D)
         context[rows] = per_head.transpose(0, 2, 1, 3).reshape(-1, context.shape[1])  # (n S, H)
     return context
 
@@ -168,7 +169,7 @@ def attention(qkv: Array, offsets: Array, num_heads: int) -> Array:  # (T, 3H) -
 def attention_probs(qkv: Array, offsets: Array, num_heads: int) -> list[Array]:  # (T, 3H) -> B of (N, S, S)
     """The weights that `attention` averages the values with; row i of a head is what token i attends to."""
     heads = [split_heads(qkv[start:stop], 1, num_heads) for start, stop in pairwise(offsets)]
-    return [scaled_dot_product(query[0], key[0]) for query, key, _ in heads]
+    return [attention_weights(query[0], key[0]) for query, key, _ in heads]
 
 
 # --- sentence embeddings -----------------------------------------------------------------------
@@ -176,7 +177,9 @@ def attention_probs(qkv: Array, offsets: Array, num_heads: int) -> list[Array]: 
 
 def pool(hidden_states: Array, offsets: Array, mode: str) -> Array:  # (T, H) -> (B, H)
     """One vector a sentence; mode is "mean", "cls", "max" or "mean_sqrt_len_tokens" (sum / sqrt(S))."""
-    sentences = np.split(hidden_states, offsets[1:-1])
+    if len(offsets) == 1:  # no sentences
+        return hidden_states[:0]
+    sentences = [hidden_states[start:stop] for start, stop in pairwise(offsets)]
     if mode == "mean":
         return np.stack([rows.mean(axis=0) for rows in sentences])
     if mode == "cls":

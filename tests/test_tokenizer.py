@@ -97,5 +97,5 @@ def test_a_bad_tokenizer_file_is_one_clear_error(tmp_path: Path, content: bytes)
 
 
 def test_a_vocabulary_larger_than_the_table_is_refused(weights_folder: Path) -> None:
-    with pytest.raises(WeightsError, match="found 30522 word pieces, wanted at most vocab_size 30000"):
+    with pytest.raises(WeightsError, match="found word piece 30521, wanted ids below vocab_size 30000"):
         Tokenizer(weights_folder / "tokenizer.json", vocab_size=30000)
