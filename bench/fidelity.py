@@ -102,7 +102,8 @@ def measure(folder: Path, texts: Iterable[Text] = TEXTS) -> dict[str, dict[str, 
             row = table.setdefault(kind(stage), dict.fromkeys(runs, 0.0))
             for name, run in runs.items():
                 assert run[stage].shape == wanted.shape, (name, stage)
-                row[name] = max(row[name], float(np.abs(run[stage] - wanted).max()))
+                # np.maximum keeps NaN; max() would not
+                row[name] = float(np.maximum(row[name], np.abs(run[stage] - wanted).max()))
     return table
 
 
@@ -114,7 +115,10 @@ def markdown(table: dict[str, dict[str, float]]) -> str:
 
 
 def write_block(name: str, text: str) -> None:
-    """Replace what stands in README.md between <!-- name:begin --> and <!-- name:end -->."""
+    """Replace what stands in README.md, if there is one, between <!-- name:begin --> and <!-- name:end -->."""
+    if not README.exists():
+        print("README.md: no such file; nothing written")
+        return
     begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
     before, _, rest = README.read_text(encoding="utf-8").partition(begin)
     _, found, after = rest.partition(end)

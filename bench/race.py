@@ -13,6 +13,7 @@ import ast
 import statistics
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from minilm_np.tokenizer import Tokenizer
 
 Encode = Callable[[list[str]], npt.NDArray[Any]]
 BATCH_SIZE = 32
+TEMPORARY = tempfile.TemporaryDirectory()
 
 
 # --- texts -------------------------------------------------------------------------------------
@@ -59,6 +61,10 @@ def corpora(tokenizer: Tokenizer, seed: int = 0) -> dict[str, list[str]]:
 # --- racers ------------------------------------------------------------------------------------
 
 
+def minilm_np_numba(folder: Path, threads: int) -> Encode:
+    return SentenceTransformer(folder, backend="numba", threads=threads).encode
+
+
 def minilm_np_numpy(folder: Path, threads: int) -> Encode:
     return SentenceTransformer(folder, backend="numpy").encode
 
@@ -72,9 +78,88 @@ def sentence_transformers(folder: Path, threads: int) -> Encode:
     return lambda texts: model.encode(texts, batch_size=BATCH_SIZE, show_progress_bar=False)
 
 
+def export_onnx(folder: Path) -> Path:
+    """The model as ONNX, exported by PyTorch; once a run, in a folder that goes with the process."""
+    import torch
+    from transformers import AutoModel
+
+    class Encoder(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+            return self.bert(
+                input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+            ).last_hidden_state
+
+    path = Path(TEMPORARY.name) / "model.onnx"
+    if not path.exists():
+        inputs, outputs = ["input_ids", "attention_mask", "token_type_ids"], ["last_hidden_state"]
+        example = tuple(torch.ones((2, 8), dtype=torch.int64) for _ in inputs)
+        axes = {name: {0: "batch", 1: "tokens"} for name in inputs + outputs}
+        torch.onnx.export(
+            Encoder(), example, str(path), input_names=inputs, output_names=outputs, dynamic_axes=axes, dynamo=False
+        )
+    return path
+
+
+def batched(folder: Path, run: Callable[[list[Any]], Any]) -> Encode:
+    """As sentence-transformers does around a model: sort by length, pad each batch, masked mean, normalise."""
+    from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+    tokenizer: Any = HuggingFaceTokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(256)
+    tokenizer.no_padding()
+
+    def encode(texts: list[str]) -> npt.NDArray[Any]:
+        ids = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        result = np.empty((len(ids), 384), np.float32)
+        for start in range(0, len(ids), BATCH_SIZE):
+            rows = order[start : start + BATCH_SIZE]
+            padded = np.zeros((len(rows), len(ids[rows[0]])), np.int64)
+            for row, i in zip(padded, rows, strict=True):
+                row[: len(ids[i])] = ids[i]
+            mask = (padded != 0).astype(np.int64)
+            hidden_states = run([padded, mask, np.zeros_like(padded)])
+            pooled = (hidden_states * mask[:, :, None]).sum(axis=1, dtype=np.float32) / mask.sum(axis=1)[:, None]
+            result[rows] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+        return result
+
+    return encode
+
+
+def onnx_runtime(folder: Path, threads: int) -> Encode:
+    import onnxruntime
+    from onnxruntime.transformers import optimizer
+
+    fused = optimizer.optimize_model(str(export_onnx(folder)), model_type="bert", num_heads=12, hidden_size=384)
+    path = Path(TEMPORARY.name) / "fused.onnx"
+    fused.save_model_to_file(str(path))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [put.name for put in session.get_inputs()]
+    feed = dict(zip(["input_ids", "attention_mask", "token_type_ids"], range(3), strict=True))
+    return batched(folder, lambda inputs: session.run(None, {name: inputs[feed[name]] for name in names})[0])
+
+
+def openvino(folder: Path, threads: int) -> Encode:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(core.read_model(str(export_onnx(folder))), "CPU", settings)
+    return batched(folder, lambda inputs: compiled(inputs)[0])
+
+
 RACERS: dict[str, Callable[[Path, int], Encode]] = {
+    "minilm_np (Numba)": minilm_np_numba,
     "minilm_np (NumPy)": minilm_np_numpy,
     "sentence-transformers (PyTorch)": sentence_transformers,
+    "ONNX Runtime, fused graph": onnx_runtime,
+    "OpenVINO": openvino,
 }
 
 
@@ -117,7 +202,7 @@ def main() -> None:
         print(f"{kind}: {len(texts)} texts, {tokens} word pieces")
         rounds = arguments.rounds * (20 if kind == "query" else 1)
         seconds = race(racers, texts, rounds)
-        ours = seconds["minilm_np (NumPy)"]
+        ours = seconds["minilm_np (Numba)"]
         for name, times in seconds.items():
             ratio = statistics.median(t / o for t, o in zip(times, ours, strict=True))
             spread = np.percentile(times, [10, 90]) / statistics.median(times)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
 INTERRUPTED = 128 + 2
+FEW = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,10 +89,14 @@ def _parser() -> argparse.ArgumentParser:
 # --- commands ----------------------------------------------------------------------------------
 
 
-def _load(arguments: argparse.Namespace) -> SentenceTransformer:
+def _load(arguments: argparse.Namespace, texts: int) -> SentenceTransformer:
     from minilm_np import SentenceTransformer
 
-    return SentenceTransformer() if arguments.model is None else SentenceTransformer(arguments.model)
+    # Numba takes half a second to import, in which NumPy has embedded a hundred short texts.
+    backend = "numpy" if texts <= FEW else "auto"
+    if arguments.model is None:
+        return SentenceTransformer(backend=backend)
+    return SentenceTransformer(arguments.model, backend=backend)
 
 
 def _cosines(a: Embeddings, b: Embeddings) -> npt.NDArray[np.float64]:  # (n, H), (m, H) -> (n, m)
@@ -104,7 +109,7 @@ def _similarity(arguments: argparse.Namespace) -> None:
     texts = arguments.texts
     if len(texts) < 2:
         raise ValueError("TEXT: found 1 text, wanted two or more")
-    embeddings = _load(arguments).encode(texts)
+    embeddings = _load(arguments, len(texts)).encode(texts)
     scores = _cosines(embeddings, embeddings)
     if len(texts) == 2:
         print(f"{scores[0, 1]:.6f}")
@@ -124,7 +129,7 @@ def _encode(arguments: argparse.Namespace) -> None:
         if not output.parent.is_dir():
             raise ValueError(f"--output: {output.parent} is not a folder")
     texts = _read_lines(arguments.file)
-    model = _load(arguments)
+    model = _load(arguments, len(texts))
     embeddings = model.encode(texts, batch_size=arguments.batch_size, show_progress_bar=True)
     embeddings = embeddings.reshape(len(texts), -1 if texts else model.config.hidden_size).astype("float32")
     if output is None:
@@ -143,7 +148,7 @@ def _search(arguments: argparse.Namespace) -> None:
     texts = _read_lines(arguments.corpus)
     if not texts:
         raise ValueError(f"CORPUS: {arguments.corpus} has no lines")
-    model = _load(arguments)
+    model = _load(arguments, len(texts))
     scores = _cosines(model.encode([arguments.query]), model.encode(texts, show_progress_bar=True))[0]
     # Of scores that print alike the earlier line comes first: equal texts may differ in the last bits.
     for i in np.argsort(-np.round(scores, 6), kind="stable")[: arguments.k]:
@@ -167,7 +172,7 @@ def _info(arguments: argparse.Namespace) -> None:
     from minilm_np import __version__, weights
     from minilm_np.model import parameter_shapes
 
-    model = _load(arguments)
+    model = _load(arguments, FEW + 1)
     place = model.place
     print(f"minilm_np   {__version__}, Python {sys.version.split()[0]}, NumPy {np.__version__}")
     print(f"weights     {place.folder} ({place.what})")
@@ -177,7 +182,8 @@ def _info(arguments: argparse.Namespace) -> None:
     count = sum(int(np.prod(shape)) for shape in parameter_shapes(model.config).values())
     print(f"parameters  {count:,}")
     print("config      " + ", ".join(f"{key} {value}" for key, value in asdict(model.config).items()))
-    print(f"op set      {model.backend}: NumPy's BLAS, which manages its own threads")
+    print(f"op set      {model.backend} ({model.backend_reason}); numpy for commands of up to {FEW} texts")
+    print(f"threads     {model.threads}" if model.backend == "numba" else "threads     NumPy's BLAS manages its own")
     print(f"cache       {weights.cache_folder()}")
 
 

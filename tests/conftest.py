@@ -35,3 +35,9 @@ def model(weights_folder: Path) -> SentenceTransformer:
 def oracle(weights_folder: Path) -> SentenceTransformer:
     """float64, NumPy: the truth that everything is measured against."""
     return SentenceTransformer(weights_folder, backend="numpy", dtype="float64")
+
+
+@pytest.fixture(scope="session")
+def numba_model(weights_folder: Path) -> SentenceTransformer:
+    """float32, Numba, two threads."""
+    return SentenceTransformer(weights_folder, backend="numba", threads=2)

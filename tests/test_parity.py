@@ -21,11 +21,11 @@ with warnings.catch_warnings():  # what PyTorch's and transformers' own imports 
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the parity extra")
 
 import fidelity
-from corpus import NASTY, TEXTS
-from tolerances import FLOAT32, FLOAT64, VECTORS, assert_close
+from corpus import NASTY, TEXTS, Text
+from tolerances import BATCH, FLOAT32, FLOAT64, OTHER, VECTORS, assert_close
 
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-SLACK = 2.5  # our float32 error may be this many times PyTorch's; measured 1.8 (query, SkylakeX kernels)
+pytestmark = pytest.mark.parity
+SLACK = 2.5  # our float32 error may be this many times PyTorch's; measured 1.8 (query, SkylakeX kernels), 1.2 (Haswell)
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,14 @@ def st(weights_folder: Path) -> Any:
 
 def test_the_oracle_is_pytorch_float64(table: dict[str, dict[str, float]]) -> None:
     for kind, row in table.items():
-        assert row["PyTorch float64"] <= FLOAT64, kind
+        assert_close(row["PyTorch float64"], 0.0, FLOAT64, kind)
 
 
 def test_float32_is_as_near_the_truth_as_pytorch(table: dict[str, dict[str, float]]) -> None:
     print("\n" + fidelity.markdown(table))
     assert set(table) == set(FLOAT32)
     for kind, row in table.items():
-        assert row["minilm_np float32"] <= FLOAT32[kind].atol, kind
+        assert_close(row["minilm_np float32"], 0.0, FLOAT32[kind].atol, kind)
         assert row["minilm_np float32"] <= SLACK * row["PyTorch float32"], kind
         assert row["minilm_np float32"] > 0, kind  # a comparison of a thing with itself would be 0
 
@@ -58,12 +58,18 @@ def test_float32_is_as_near_the_truth_as_pytorch(table: dict[str, dict[str, floa
 # --- final vectors
 
 
+@pytest.fixture(scope="module")
+def their_tokenizer(weights_folder: Path) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(weights_folder)
+
+
 @pytest.mark.parametrize("name", NASTY)
-def test_word_pieces_and_vector_of(model: SentenceTransformer, st: Any, name: str) -> None:
+def test_word_pieces_and_vector_of(model: SentenceTransformer, st: Any, their_tokenizer: Any, name: str) -> None:
     text = NASTY[name]
-    theirs, ours = st.preprocess([text]), model.tokenize([text])
-    assert ours.token_ids.tolist() == theirs["input_ids"][0].tolist()
-    assert ours.token_type_ids.tolist() == theirs["token_type_ids"][0].tolist()
+    ours, through_st = model.tokenize([text]), st.preprocess([text])
+    theirs = their_tokenizer([text], truncation=True, max_length=256)  # as a list: alone, ("a", "") is taken for "a"
+    for key, found in (("input_ids", ours.token_ids), ("token_type_ids", ours.token_type_ids)):
+        assert found.tolist() == theirs[key][0] == through_st[key][0].tolist()
     assert_close(model.encode([text]), st.encode([text]), VECTORS, name)
 
 
@@ -72,6 +78,8 @@ def test_vectors_in_one_batch(model: SentenceTransformer, st: Any) -> None:
     assert_close(model.encode(texts), st.encode(texts), VECTORS, "NASTY")
     pairs = [text for text in NASTY.values() if not isinstance(text, str)]
     assert_close(model.encode(pairs), st.encode(pairs), VECTORS, "NASTY pairs")
+    one_by_one = np.concatenate([model.encode([text]) for text in NASTY.values()])
+    assert_close(model.encode(list(NASTY.values())), one_by_one, BATCH, "NASTY, texts and pairs together")
 
 
 def test_nothing_is_what_sentence_transformers_gives(model: SentenceTransformer, st: Any) -> None:
@@ -124,7 +132,8 @@ def test_model_card_hugging_face_example(weights_folder: Path) -> None:
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, "a", "cat", "dog", "sat", "on", "the", "mat", "ran", "far", "away", "and", "slept", "##s"]
-SENTENCES = ["the cat sat on the mat", "", "dogs ran far away and slept", "a", "unknown cat " * 30]
+SENTENCES: list[Text] = ["the cat sat on the mat", "", "dogs ran far away and slept", "a", "unknown cat " * 30]
+PAIRS: list[Text] = [("the cat sat", "on the mats"), ("a dog", ""), ("far away " * 30, "the mat " * 30)]
 
 
 def write_checkpoint(
@@ -173,45 +182,65 @@ OLD_FLAGS = {
     "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
 }
 CASES = [
-    *product(["gelu", "relu", "gelu_new"], ["mean"], [True], ["float32"], [""]),
-    *product(["gelu"], ["cls", "max", "mean_sqrt_len_tokens"], [False, True], ["float32"], [""]),
-    *product(["gelu"], ["mean"], [False], ["float16", "bfloat16", "float64"], ["bert."]),
+    *product(["gelu"], POOLINGS, [False, True], ["float32"], [""], ["flags", "name"]),
+    *product(["relu", "gelu_new"], ["mean"], [True], ["float32"], [""], ["flags"]),
+    *product(["gelu"], ["mean"], [False], ["float32", "float16", "bfloat16", "float64"], ["", "bert."], ["name"]),
 ]
 
 
-@pytest.mark.parametrize(("act", "mode", "normalize", "dtype", "prefix"), CASES)
-def test_another_checkpoint(tmp_path: Path, act: str, mode: str, normalize: bool, dtype: str, prefix: str) -> None:
-    flags = {flag: m == mode for m, flag in OLD_FLAGS.items()}
-    pooling: dict[str, Any] = {"word_embedding_dimension": 60, **flags}
-    if prefix:  # and the newer format in the same cases
+@pytest.mark.parametrize(("act", "mode", "normalize", "dtype", "prefix", "form"), CASES)
+def test_another_checkpoint(
+    tmp_path: Path, act: str, mode: str, normalize: bool, dtype: str, prefix: str, form: str
+) -> None:
+    if form == "flags":
+        pooling: dict[str, Any] = {"word_embedding_dimension": 60, **{flag: m == mode for m, flag in OLD_FLAGS.items()}}
+    else:  # what sentence-transformers 6 writes
         pooling = {"embedding_dimension": 60, "pooling_mode": mode, "include_prompt": True}
     bert = write_checkpoint(tmp_path, act=act, pooling=pooling, normalize=normalize, dtype=dtype, prefix=prefix)
     model = SentenceTransformer(tmp_path, backend="numpy", dtype="float64")
-    tokens = model.tokenize(SENTENCES)
-    hidden_states, embeddings = model.token_embeddings(tokens), model.encode(SENTENCES)
+    texts = [*SENTENCES, *PAIRS]
+    tokens = model.tokenize(texts)
+    hidden_states, embeddings = model.token_embeddings(tokens), model.encode(texts)
     assert np.diff(tokens.offsets).max() == 24
+    assert set(tokens.token_type_ids.tolist()) == {0, 1}
     for b, (start, stop) in enumerate(zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)):
+        ids, types = (torch.tensor(part[None, start:stop].astype("int64")) for part in tokens[:2])
         with torch.no_grad():
-            rows = bert(torch.tensor(tokens.token_ids[None, start:stop].astype("int64"))).last_hidden_state[0]
+            rows = bert(input_ids=ids, token_type_ids=types).last_hidden_state[0]
             vector = POOLINGS[mode](rows)
             if normalize:
                 vector = torch.nn.functional.normalize(vector, dim=0)
         assert_close(hidden_states[start:stop], rows.numpy(), FLOAT64, "hidden_states")
         assert_close(embeddings[b], vector.numpy(), FLOAT64, "embedding")
-    float32 = SentenceTransformer(tmp_path, backend="numpy").encode(SENTENCES)
-    assert_close(float32, embeddings, 2e-5, "float32")  # values near 4; measured 4e-6
+    float32 = SentenceTransformer(tmp_path, backend="numpy").encode(texts)
+    assert_close(float32, embeddings, OTHER, "float32")
 
 
-def test_a_checkpoint_saved_by_sentence_transformers(tmp_path: Path) -> None:
-    made = tmp_path / "made"
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("mode", POOLINGS)
+def test_a_checkpoint_saved_by_sentence_transformers(tmp_path: Path, mode: str, normalize: bool) -> None:
+    from sentence_transformers.sentence_transformer import modules
+
+    made, saved = tmp_path / "made", tmp_path / "saved"
     made.mkdir()
-    pooling = {"pooling_mode_cls_token": True, "word_embedding_dimension": 60}
-    write_checkpoint(made, act="gelu", pooling=pooling, normalize=True)
-    theirs = sentence_transformers.SentenceTransformer(str(made), device="cpu")
-    theirs.save_pretrained(str(tmp_path / "saved"))
-    ours = SentenceTransformer(tmp_path / "saved", backend="numpy")
-    assert ours.config == SentenceTransformer(made).config
-    assert_close(ours.encode(SENTENCES), theirs.encode(SENTENCES), VECTORS, "saved by sentence-transformers")
+    write_checkpoint(made, act="gelu", pooling={"pooling_mode": mode}, normalize=normalize)
+    parts = [modules.Transformer(str(made), max_seq_length=24), modules.Pooling(60, pooling_mode=mode)]
+    theirs = sentence_transformers.SentenceTransformer(
+        modules=[*parts, modules.Normalize()] if normalize else parts, device="cpu"
+    )
+    theirs.save_pretrained(str(saved))
+
+    # What version 6 writes differently from the files of older models; our reader must follow.
+    assert json.loads((saved / "1_Pooling" / "config.json").read_text())["pooling_mode"] == mode
+    assert "max_seq_length" not in json.loads((saved / "sentence_bert_config.json").read_text())
+    types = [module["type"] for module in json.loads((saved / "modules.json").read_text())]
+    assert not any(name.startswith("sentence_transformers.models.") for name in types)
+
+    ours = SentenceTransformer(saved, backend="numpy")
+    assert ours.config == SentenceTransformer(made, backend="numpy").config
+    for texts in (SENTENCES, PAIRS):
+        found, wanted = ours.encode(texts), theirs.encode(texts)
+        assert_close(found, wanted, VECTORS if normalize else OTHER, "saved by sentence-transformers")
 
 
 def test_the_goldens_cover_the_texts_of_the_live_test() -> None:

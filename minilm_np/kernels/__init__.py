@@ -1,0 +1,114 @@
+"""Op set 2: the operations of minilm_np/ops.py, by name and meaning, as Numba kernels in float32.
+
+This file is the boundary between arrays and kernels: functions here take and give the arrays of ops.py; the kernels
+take flat, C-contiguous ones and check nothing. A row's result is the same bits in any batch.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm_np import ops
+from minilm_np.kernels import attention as _attention
+from minilm_np.kernels import layer_norm as _layer_norm
+from minilm_np.kernels.linear import PANEL, Packed, prepare_dense
+from minilm_np.kernels.linear import linear as _linear
+from minilm_np.kernels.simd import WIDTH
+
+Array = npt.NDArray[Any]
+CHUNK = 256  # tokens computed at once: their activations (3 MB) stay in a core's second-level cache, mostly
+
+__all__ = [
+    "add_layer_norm",
+    "attention",
+    "attention_probs",
+    "embed",
+    "l2_normalize",
+    "linear",
+    "pool",
+    "prepare_dense",
+    "unsupported",
+]
+
+
+def unsupported(hidden_size: int, num_attention_heads: int, intermediate_size: int) -> str | None:
+    """Why these kernels cannot compute such a model, or None if they can."""
+    head_size = hidden_size // num_attention_heads
+    if head_size % WIDTH:
+        return f"head size {head_size} is not a multiple of {WIDTH}, this CPU's vector width"
+    if min(hidden_size, intermediate_size) < PANEL:
+        return f"hidden or intermediate size is below {PANEL}"
+    return None
+
+
+def _flat(x: Array) -> Array:
+    return np.ascontiguousarray(x, np.float32).reshape(-1)
+
+
+def embed(
+    token_ids: Array,
+    token_type_ids: Array,
+    position_ids: Array,
+    tables: tuple[Array, Array, Array],
+    norm: ops.LayerNorm,
+    eps: float,
+) -> Array:
+    H = tables[0].shape[1]
+    y = np.empty((len(token_ids), H), np.float32)
+    word, token_type, position = (_flat(table) for table in tables)
+    ids = (np.ascontiguousarray(part, np.int32) for part in (token_ids, token_type_ids, position_ids))
+    _layer_norm.embed(*ids, word, token_type, position, H, _flat(norm[0]), _flat(norm[1]), eps, y.reshape(-1))
+    return y
+
+
+def linear(x: Array, dense: Packed, activation: str | None) -> Array:
+    (N, K), T = dense.shape, len(x)
+    y = np.empty((T, N), np.float32)
+    _linear(_flat(x), T, K, dense.panels, dense.bias, N, activation == "gelu", y.reshape(-1), 0, 1)
+    return y if activation in (None, "gelu") else ops.ACTIVATIONS[activation](y)
+
+
+def add_layer_norm(x: Array, residual: Array, norm: ops.LayerNorm, eps: float) -> Array:
+    T, H = x.shape
+    y = np.empty((T, H), np.float32)
+    _layer_norm.add_layer_norm(
+        _flat(x), _flat(residual), T, H, _flat(norm[0]), _flat(norm[1]), eps, y.reshape(-1), 0, 1
+    )
+    return y
+
+
+def attention(qkv: Array, offsets: Array, num_heads: int) -> Array:
+    T, H = len(qkv), qkv.shape[1] // 3
+    context = np.empty((T, H), np.float32)
+    _attention.attention(_flat(qkv), offsets, H, num_heads, context.reshape(-1), 0, 1)
+    return context
+
+
+def attention_probs(qkv: Array, offsets: Array, num_heads: int) -> list[Array]:
+    H = qkv.shape[1] // 3
+    result = []
+    for first, last in pairwise(offsets):
+        probs = np.empty((num_heads, last - first, last - first), np.float32)
+        _attention.attention_probs(_flat(qkv), first, last - first, H, num_heads, probs.reshape(-1))
+        result.append(probs)
+    return result
+
+
+def pool(hidden_states: Array, offsets: Array, mode: str) -> Array:
+    if mode != "mean":
+        return ops.pool(hidden_states, offsets, mode)
+    H = hidden_states.shape[1]
+    y = np.empty((len(offsets) - 1, H), np.float32)
+    _layer_norm.mean_pool(_flat(hidden_states), offsets, H, y.reshape(-1))
+    return y
+
+
+def l2_normalize(x: Array) -> Array:
+    B, H = x.shape
+    y = np.empty((B, H), np.float32)
+    _layer_norm.l2_normalize(_flat(x), B, H, y.reshape(-1))
+    return y

@@ -1,0 +1,73 @@
+"""The row-by-row operations: embedding look-up, residual + LayerNorm, mean pooling, L2 normalisation.
+
+All arrays are flat; H is a multiple of WIDTH. Rows part, part + parts, ... are computed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minilm_np.kernels.simd import WIDTH, add, div, fma, inline, jit, load, mul, splat, store, sub, sum_of
+
+
+@inline
+def normalise_row(y, i, H, weight, bias, eps):
+    """LayerNorm of y[i : i + H], in place: mean first, then the variance of what is left."""
+    total = splat(np.float32(0))
+    for j in range(0, H, WIDTH):
+        total = add(total, load(y, i + j))
+    mean = splat(np.float32(sum_of(total) / np.float32(H)))
+    squares = splat(np.float32(0))
+    for j in range(0, H, WIDTH):
+        centred = sub(load(y, i + j), mean)
+        store(centred, y, i + j)
+        squares = fma(centred, centred, squares)
+    variance = sum_of(squares) / np.float32(H)
+    scale = splat(np.float32(1 / math.sqrt(variance + eps)))
+    for j in range(0, H, WIDTH):
+        store(fma(mul(load(y, i + j), scale), load(weight, j), load(bias, j)), y, i + j)
+
+
+@jit
+def add_layer_norm(x, residual, T, H, weight, bias, eps, y, part, parts):
+    """y (T, H) = LayerNorm(x + residual)"""
+    for t in range(part, T, parts):
+        for j in range(t * H, t * H + H, WIDTH):
+            store(add(load(x, j), load(residual, j)), y, j)
+        normalise_row(y, t * H, H, weight, bias, eps)
+
+
+@jit
+def embed(token_ids, type_ids, position_ids, word, token_type, position, H, weight, bias, eps, y):
+    """y (T, H) = LayerNorm(word[token_ids] + token_type[type_ids] + position[position_ids])"""
+    for t in range(len(token_ids)):
+        a, b, c = np.intp(token_ids[t]) * H, np.intp(type_ids[t]) * H, np.intp(position_ids[t]) * H
+        for j in range(0, H, WIDTH):
+            store(add(add(load(word, a + j), load(token_type, b + j)), load(position, c + j)), y, t * H + j)
+        normalise_row(y, t * H, H, weight, bias, eps)
+
+
+@jit
+def mean_pool(hidden_states, offsets, H, y):
+    """y (B, H): the mean of each sentence's rows, added in order"""
+    for b in range(len(offsets) - 1):
+        count = splat(np.float32(offsets[b + 1] - offsets[b]))
+        for j in range(0, H, WIDTH):
+            total = splat(np.float32(0))
+            for t in range(offsets[b], offsets[b + 1]):
+                total = add(total, load(hidden_states, t * H + j))
+            store(div(total, count), y, b * H + j)
+
+
+@jit
+def l2_normalize(x, B, H, y):
+    """y (B, H): each row of x divided by its length, or by 1e-12 if it is shorter"""
+    for b in range(B):
+        squares = splat(np.float32(0))
+        for j in range(b * H, b * H + H, WIDTH):
+            squares = fma(load(x, j), load(x, j), squares)
+        length = splat(np.float32(max(math.sqrt(sum_of(squares)), 1e-12)))
+        for j in range(b * H, b * H + H, WIDTH):
+            store(div(load(x, j), length), y, j)

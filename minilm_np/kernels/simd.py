@@ -1,0 +1,423 @@
+"""A SIMD vector as a Numba value, and a register tile of vectors.
+
+Numba compiles scalar Python; LLVM, below it, has vector types. This file joins the two: `load` gives a value that
+is one hardware register of WIDTH float32 numbers, and each operation on it is one instruction or a few. Kernels
+written with these stay ordinary Python loops, and what they compile to does not depend on an auto-vectoriser.
+
+Every operation has a NumPy twin of a line or two. With NUMBA_DISABLE_JIT=1 the twins are used instead: a vector is
+then an array (WIDTH,), a tile an array (R, C, WIDTH), and a debugger can step through every kernel.
+
+    WIDTH   16 with AVX-512, else 8 (one AVX2 register; LLVM makes two of it on SSE and NEON)
+    tile    R rows x C vectors, all in registers: a block of a matrix product while it is being summed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba import config, njit, types
+from numba.core import cgutils
+from numba.core.datamodel import models
+from numba.extending import intrinsic, register_model
+
+WITHOUT_JIT = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]  # $NUMBA_DISABLE_JIT
+WIDTH = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
+
+
+def jit(function: Any) -> Any:
+    """The one place for compiler options: compiled at the first call, without the GIL, kept in the on-disk cache.
+
+    No fastmath: LLVM may not reorder a sum, so a row's result is the same bits wherever the row falls in a tile.
+    Where Numba finds no folder to keep compiled code in, it raises at once; then the code is compiled every time.
+    """
+    try:
+        return njit(nogil=True, error_model="numpy", cache=True)(function)
+    except RuntimeError:
+        return njit(nogil=True, error_model="numpy")(function)
+
+
+def inline(function: Any) -> Any:
+    """`jit` for the pieces of a kernel: always inlined, so that vectors stay in registers."""
+    return njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
+# --- the types ---------------------------------------------------------------------------------
+
+
+class Vector(types.Type):
+    """WIDTH float32 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"float32x{WIDTH}")
+
+
+VECTOR = Vector()
+F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+LLVM_VECTOR = ir.VectorType(F32, WIDTH)
+LLVM_INTS = ir.VectorType(I32, WIDTH)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, LLVM_VECTOR)
+
+
+def tile_type(rows: int, vectors: int) -> Any:
+    return types.UniTuple(types.UniTuple(VECTOR, vectors), rows)
+
+
+def operation(twin: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """An operation for kernels: what the decorated function emits or, without the JIT, its NumPy twin."""
+    return lambda emit: twin if WITHOUT_JIT else intrinsic(prefer_literal=True)(emit)
+
+
+# --- helpers that emit LLVM --------------------------------------------------------------------
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+
+
+def _load(builder: Any, address: Any) -> Any:
+    vector = builder.load(builder.bitcast(address, LLVM_VECTOR.as_pointer()))
+    vector.align = 4
+    return vector
+
+
+def _store(builder: Any, vector: Any, address: Any) -> None:
+    builder.store(vector, builder.bitcast(address, LLVM_VECTOR.as_pointer())).align = 4
+
+
+def _splat(builder: Any, scalar: Any) -> Any:
+    undefined = ir.Constant(LLVM_VECTOR, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(LLVM_INTS, [0] * WIDTH))
+
+
+def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """An LLVM intrinsic, such as llvm.fma.v16f32."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def _elementwise(name: str) -> Callable[..., Any]:
+    """The emitter of what LLVM has for vectors: an instruction, or an intrinsic (llvm. ...)."""
+
+    def emit(typing: Any, *vectors: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            if name.startswith("llvm."):
+                return _call(builder, f"{name}.v{WIDTH}f32", LLVM_VECTOR, *arguments)
+            return getattr(builder, name)(*arguments)
+
+        return VECTOR(*vectors), generate
+
+    return emit
+
+
+def _float64(a: Any) -> Any:
+    return np.asarray(a, np.float64)
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+@operation(lambda array, i: array[i : i + WIDTH].copy())
+def load(typing: Any, array: Any, i: Any) -> Any:
+    """array[i : i + WIDTH]"""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _load(builder, _address(context, builder, signature.args[0], *arguments))
+
+    return VECTOR(array, types.intp), generate
+
+
+def _store_twin(vector: Any, array: Any, i: int) -> None:
+    array[i : i + WIDTH] = vector
+
+
+@operation(_store_twin)
+def store(typing: Any, vector: Any, array: Any, i: Any) -> Any:
+    """array[i : i + WIDTH] = vector"""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector, array, i = arguments
+        _store(builder, vector, _address(context, builder, signature.args[1], array, i))
+        return context.get_dummy_value()
+
+    return types.none(vector, array, types.intp), generate
+
+
+@operation(lambda x: np.full(WIDTH, x, np.float32))
+def splat(typing: Any, x: Any) -> Any:
+    """WIDTH times the same number"""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _splat(builder, arguments[0])
+
+    return VECTOR(types.float32), generate
+
+
+# --- arithmetic --------------------------------------------------------------------------------
+
+# What LLVM has, by its LLVM name. The twin of fma rounds once, as the instruction does.
+
+
+@operation(lambda a, b: a + b)
+def add(typing: Any, a: Any, b: Any) -> Any:
+    return _elementwise("fadd")(typing, a, b)
+
+
+@operation(lambda a, b: a - b)
+def sub(typing: Any, a: Any, b: Any) -> Any:
+    return _elementwise("fsub")(typing, a, b)
+
+
+@operation(lambda a, b: a * b)
+def mul(typing: Any, a: Any, b: Any) -> Any:
+    return _elementwise("fmul")(typing, a, b)
+
+
+@operation(lambda a, b: a / b)
+def div(typing: Any, a: Any, b: Any) -> Any:
+    return _elementwise("fdiv")(typing, a, b)
+
+
+@operation(lambda a, b, c: (_float64(a) * b + c).astype(np.float32))
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once"""
+    return _elementwise("llvm.fma")(typing, a, b, c)
+
+
+@operation(np.minimum)
+def minimum(typing: Any, a: Any, b: Any) -> Any:
+    return _elementwise("llvm.minnum")(typing, a, b)
+
+
+@operation(np.maximum)
+def maximum(typing: Any, a: Any, b: Any) -> Any:
+    return _elementwise("llvm.maxnum")(typing, a, b)
+
+
+@operation(np.rint)
+def rint(typing: Any, a: Any) -> Any:
+    """the nearest integer, still as float32"""
+    return _elementwise("llvm.rint")(typing, a)
+
+
+@operation(np.abs)
+def fabs(typing: Any, a: Any) -> Any:
+    return _elementwise("llvm.fabs")(typing, a)
+
+
+@operation(lambda a, n: np.ldexp(a, n.astype(np.int32)))
+def scale_by_power_of_2(typing: Any, a: Any, n: Any) -> Any:
+    """a * 2^n for whole n, where neither a nor the result is subnormal: n is added to the exponent's bits"""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        exponent = builder.shl(builder.fptosi(arguments[1], LLVM_INTS), ir.Constant(LLVM_INTS, [23] * WIDTH))
+        return builder.bitcast(builder.add(builder.bitcast(arguments[0], LLVM_INTS), exponent), LLVM_VECTOR)
+
+    return VECTOR(a, n), generate
+
+
+def _halves(combine: Callable[[Any, Any], Any], x: Any) -> Any:
+    """Fold a vector onto itself, half by half: the order in which the sums below add."""
+    while len(x) > 1:
+        x = combine(x[: len(x) // 2], x[len(x) // 2 :])
+    return x[0]
+
+
+def _fold(typing: Any, x: Any, combine: Callable[..., Any]) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x = arguments[0]
+        half = WIDTH // 2
+        while half:
+            lanes = [*range(half, 2 * half), *range(half)] + [0] * (WIDTH - 2 * half)
+            moved = builder.shuffle_vector(x, ir.Constant(LLVM_VECTOR, ir.Undefined), ir.Constant(LLVM_INTS, lanes))
+            x = combine(builder, x, moved)
+            half //= 2
+        return builder.extract_element(x, ir.Constant(I32, 0))
+
+    return types.float32(x), generate
+
+
+@operation(lambda x: _halves(np.add, x))
+def sum_of(typing: Any, x: Any) -> Any:
+    """the sum of the WIDTH numbers"""
+    return _fold(typing, x, lambda builder, a, b: builder.fadd(a, b))
+
+
+@operation(np.max)
+def max_of(typing: Any, x: Any) -> Any:
+    """the largest of the WIDTH numbers"""
+    return _fold(typing, x, lambda b, x, y: _call(b, f"llvm.maxnum.v{WIDTH}f32", LLVM_VECTOR, x, y))
+
+
+# --- exp and the normal distribution -----------------------------------------------------------
+
+
+@inline
+def exp(x):
+    """e^x for x <= 88, at most 1.1 ulp off (measured over [-87, 88]); below -87 it stays at e^-87, about 1.6e-38.
+
+    x = n ln 2 + r with |r| <= ln 2 / 2: 2^n by the exponent's bits, e^r by its Taylor polynomial of degree 7, whose
+    remainder, r^8 / 8!, is 5e-9 of the result.
+    """
+    x = maximum(x, splat(np.float32(-87.0)))
+    n = rint(mul(x, splat(np.float32(1.4426950408889634))))
+    r = fma(n, splat(np.float32(-0.693359375)), x)  # ln 2 in two parts: n times the first is exact
+    r = fma(n, splat(np.float32(2.12194440e-4)), r)
+    p = splat(np.float32(1 / 5040))
+    p = fma(p, r, splat(np.float32(1 / 720)))
+    p = fma(p, r, splat(np.float32(1 / 120)))
+    p = fma(p, r, splat(np.float32(1 / 24)))
+    p = fma(p, r, splat(np.float32(1 / 6)))
+    p = fma(p, r, splat(np.float32(1 / 2)))
+    p = fma(p, r, splat(np.float32(1)))
+    p = fma(p, r, splat(np.float32(1)))
+    return scale_by_power_of_2(p, n)
+
+
+@inline
+def gelu(x):
+    """x Phi(x), by the formula and with the coefficients of minilm_np/ops.py."""
+    magnitude = minimum(fabs(x), splat(np.float32(13)))
+    t = div(splat(np.float32(1)), fma(magnitude, splat(np.float32(0.3)), splat(np.float32(1))))
+    p = splat(np.float32(0.0361948322))
+    p = fma(p, t, splat(np.float32(-0.15937822)))
+    p = fma(p, t, splat(np.float32(0.210118253)))
+    p = fma(p, t, splat(np.float32(-0.057167251)))
+    p = fma(p, t, splat(np.float32(0.130416402)))
+    p = fma(p, t, splat(np.float32(0.0993471372)))
+    p = fma(p, t, splat(np.float32(0.120845529)))
+    p = fma(p, t, splat(np.float32(0.119623263)))
+    tail = mul(mul(p, t), exp(mul(mul(magnitude, splat(np.float32(-0.5))), magnitude)))  # Phi(-|x|)
+    return sub(maximum(x, splat(np.float32(0))), mul(magnitude, tail))
+
+
+# --- the register tile -------------------------------------------------------------------------
+
+
+def _rows(array: Any, i: int, stride: int, rows: int) -> Any:
+    return array[i : i + (rows - 1) * stride + 1 : stride]
+
+
+@operation(lambda row, j, R, C: np.tile(row[j : j + C * WIDTH].reshape(1, C, WIDTH), (R, 1, 1)))
+def tile_of(typing: Any, row: Any, j: Any, R: Any, C: Any) -> Any:
+    """The tile (R, C) whose every row is row[j : j + C * WIDTH]; R and C are constants."""
+    rows, vectors = R.literal_value, C.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row, j, _, _ = arguments
+        starts = [builder.add(j, ir.Constant(I64, c * WIDTH)) for c in range(vectors)]
+        loaded = [_load(builder, _address(context, builder, signature.args[0], row, start)) for start in starts]
+        one = context.make_tuple(builder, signature.return_type.dtype, loaded)
+        return context.make_tuple(builder, signature.return_type, [one] * rows)
+
+    return tile_type(rows, vectors)(row, types.intp, R, C), generate
+
+
+@operation(lambda R, C: np.zeros((R, C, WIDTH), np.float32))
+def zero_tile(typing: Any, R: Any, C: Any) -> Any:
+    """The tile (R, C) of zeros; R and C are constants."""
+    rows, vectors = R.literal_value, C.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        zero = ir.Constant(LLVM_VECTOR, [0.0] * WIDTH)
+        one = context.make_tuple(builder, signature.return_type.dtype, [zero] * vectors)
+        return context.make_tuple(builder, signature.return_type, [one] * rows)
+
+    return tile_type(rows, vectors)(R, C), generate
+
+
+def _rank_1_twin(tile: Any, x: Any, i: int, stride: int, p: Any, j: int) -> Any:
+    R, C, _ = tile.shape
+    column, row = _rows(x, i, stride, R), p[j : j + C * WIDTH].reshape(C, WIDTH)
+    return (tile + _float64(column)[:, None, None] * row).astype(np.float32)
+
+
+@operation(_rank_1_twin)
+def rank_1_update(typing: Any, tile: Any, x: Any, i: Any, stride: Any, p: Any, j: Any) -> Any:
+    """tile[r, c] += x[i + r * stride] * p[j : j + C * WIDTH][c]: one step of a matrix product, R x C fma.
+
+    Each number of a row of p is loaded once for R rows, each number of the column of x once for C vectors.
+    """
+    vectors = tile.dtype.count
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        tile, x, i, stride, p, j = arguments
+        starts = [builder.add(j, ir.Constant(I64, c * WIDTH)) for c in range(vectors)]
+        row = [_load(builder, _address(context, builder, signature.args[4], p, start)) for start in starts]
+        result = []
+        for r, old in enumerate(cgutils.unpack_tuple(builder, tile)):
+            at = builder.add(i, builder.mul(stride, ir.Constant(I64, r)))
+            number = _splat(builder, builder.load(_address(context, builder, signature.args[1], x, at)))
+            sums = [
+                _call(builder, f"llvm.fma.v{WIDTH}f32", LLVM_VECTOR, number, factor, total)
+                for factor, total in zip(row, cgutils.unpack_tuple(builder, old), strict=True)
+            ]
+            result.append(context.make_tuple(builder, signature.return_type.dtype, sums))
+        return context.make_tuple(builder, signature.return_type, result)
+
+    return tile(tile, x, types.intp, types.intp, p, types.intp), generate
+
+
+def _add_rows_twin(tile: Any, y: Any, i: int, stride: int) -> Any:
+    R, C, _ = tile.shape
+    return np.stack([y[i + r * stride :][: C * WIDTH].reshape(C, WIDTH) for r in range(R)]) + tile
+
+
+@operation(_add_rows_twin)
+def add_rows(typing: Any, tile: Any, y: Any, i: Any, stride: Any) -> Any:
+    """y[i + r * stride :][: C * WIDTH] + tile[r], for every row r"""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        tile, y, i, stride = arguments
+        result = []
+        for r, row in enumerate(cgutils.unpack_tuple(builder, tile)):
+            start = builder.add(i, builder.mul(stride, ir.Constant(I64, r)))
+            sums = []
+            for c, vector in enumerate(cgutils.unpack_tuple(builder, row)):
+                at = builder.add(start, ir.Constant(I64, c * WIDTH))
+                sums.append(builder.fadd(_load(builder, _address(context, builder, signature.args[1], y, at)), vector))
+            result.append(context.make_tuple(builder, signature.return_type.dtype, sums))
+        return context.make_tuple(builder, signature.return_type, result)
+
+    return tile(tile, y, types.intp, types.intp), generate
+
+
+def _store_tile_twin(tile: Any, y: Any, i: int, stride: int) -> None:
+    for r, row in enumerate(tile):
+        y[i + r * stride : i + r * stride + row.size] = row.ravel()
+
+
+@operation(_store_tile_twin)
+def store_tile(typing: Any, tile: Any, y: Any, i: Any, stride: Any) -> Any:
+    """y[i + r * stride :][: C * WIDTH] = tile[r], for every row r"""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        tile, y, i, stride = arguments
+        for r, row in enumerate(cgutils.unpack_tuple(builder, tile)):
+            start = builder.add(i, builder.mul(stride, ir.Constant(I64, r)))
+            for c, vector in enumerate(cgutils.unpack_tuple(builder, row)):
+                at = builder.add(start, ir.Constant(I64, c * WIDTH))
+                _store(builder, vector, _address(context, builder, signature.args[1], y, at))
+        return context.get_dummy_value()
+
+    return types.none(tile, y, types.intp, types.intp), generate
+
+
+@inline
+def accumulate(tile, x, i, stride, p, j, step, depth):
+    """tile + X P: X is R rows of x, `stride` apart, from i; P is `depth` rows of p, `step` apart, from j.
+
+    The sum runs over the depth in order, each element by itself: its bits do not depend on the tile's shape.
+    """
+    for k in range(depth):
+        tile = rank_1_update(tile, x, i + k, stride, p, j + k * step)
+    return tile

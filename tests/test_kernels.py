@@ -1,0 +1,287 @@
+"""The Numba op set: each operation against ops.py in float64, then the contracts of the whole.
+
+The first half also runs with NUMBA_DISABLE_JIT=1, on the NumPy twins of simd.py; the second half needs the JIT.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from corpus import TEXTS
+from fidelity import kind, our_stages
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import FLOAT32, assert_close
+
+from minilm_np import SentenceTransformer, kernels, ops
+from minilm_np.kernels import simd
+from minilm_np.kernels.linear import PANEL
+from minilm_np.threads import available_cpus
+
+Array = npt.NDArray[Any]
+W = simd.WIDTH
+needs_jit = pytest.mark.skipif(simd.WITHOUT_JIT, reason="the whole model is slow without the JIT")
+
+
+def normal(*shape: int) -> Array:
+    return np.random.default_rng(sum(shape)).standard_normal(shape, np.float32)
+
+
+def check(found: Array, wanted: Array, ulps: float) -> None:
+    """Every element within so many float32 rounding steps of the largest wanted magnitude."""
+    assert found.dtype == np.float32
+    assert_close(found, wanted, ulps * 6e-8 * max(1.0, float(np.abs(wanted).max())), "kernel")
+
+
+# --- operations, with and without the JIT
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 19])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, PANEL), (95, PANEL + 1), (97, 2 * PANEL), (200, 3 * PANEL - 5)])
+@pytest.mark.parametrize("activation", [None, "gelu", "relu"])
+def test_linear(rows: int, inputs: int, outputs: int, activation: str | None) -> None:
+    x, weight, bias = normal(rows, inputs), normal(outputs, inputs), normal(outputs)
+    wanted = ops.linear(x.astype("f8"), ops.Dense(weight.astype("f8"), bias.astype("f8")), activation)
+    check(kernels.linear(x, kernels.prepare_dense(weight, bias), activation), wanted, ulps=24)
+
+
+@pytest.mark.parametrize("hidden", [W, 3 * W])
+def test_add_layer_norm(hidden: int) -> None:
+    x, residual, norm = normal(9, hidden), normal(9, hidden) + 3, (normal(hidden), normal(hidden + 1)[1:])
+    wanted = ops.add_layer_norm(x.astype("f8"), residual, norm, 1e-12)
+    check(kernels.add_layer_norm(x, residual, norm, 1e-12), wanted, ulps=16)
+    constant = kernels.add_layer_norm(np.ones((1, hidden), np.float32), residual[:1] * 0, norm, 4.0)
+    assert_close(constant[0], norm[1], 0, "a constant row is its bias")
+
+
+def test_embed() -> None:
+    rng = np.random.default_rng(0)
+    tables = (normal(50, 2 * W), normal(2, 2 * W), normal(11, 2 * W))
+    ids, types, positions = rng.integers(0, 50, 17), rng.integers(0, 2, 17), rng.integers(0, 11, 17)
+    norm = (normal(2 * W), normal(2 * W))
+    wanted = ops.embed(ids, types, positions, tuple(t.astype("f8") for t in tables), norm, 1e-12)  # type: ignore[arg-type]
+    check(kernels.embed(ids, types, positions, tables, norm, 1e-12), wanted, ulps=16)
+
+
+@pytest.mark.parametrize("vectors", [1, 2, 3])
+def test_attention(vectors: int) -> None:
+    lengths, heads, size = [1, 7, 8, 9, 2 * W + 3], 2, vectors * W
+    offsets = np.cumsum([0, *lengths])
+    qkv = 2 * normal(int(offsets[-1]), 3 * heads * size)
+    check(kernels.attention(qkv, offsets, heads), ops.attention(qkv.astype("f8"), offsets, heads), ulps=32)
+    found, wanted = (s.attention_probs(qkv, offsets, heads) for s in (kernels, ops))
+    for a, b in zip(found, wanted, strict=True):
+        check(a, b, ulps=64)
+    qkv[offsets[1] : offsets[2]] = np.nan  # a sentence's neighbours do not see it
+    clean = kernels.attention(qkv, offsets, heads)
+    assert np.isnan(clean).all(axis=1).sum() == lengths[1]
+
+
+def test_pool_and_l2_normalize() -> None:
+    offsets = np.array([0, 1, 8, 19])
+    x = normal(19, 2 * W)
+    for mode in ("mean", "cls", "max", "mean_sqrt_len_tokens"):
+        check(kernels.pool(x, offsets, mode), ops.pool(x.astype("f8"), offsets, mode), ulps=8)
+    x[3] = 0
+    check(kernels.l2_normalize(x), ops.l2_normalize(x.astype("f8")), ulps=4)
+
+
+@simd.jit
+def _apply_exp(x: Array, y: Array) -> None:
+    for i in range(0, len(x), W):
+        simd.store(simd.exp(simd.load(x, i)), y, i)
+
+
+@simd.jit
+def _apply_gelu(x: Array, y: Array) -> None:
+    for i in range(0, len(x), W):
+        simd.store(simd.gelu(simd.load(x, i)), y, i)
+
+
+def test_exp_and_gelu_are_as_exact_as_their_docstrings_say() -> None:
+    x = np.linspace(-86.9, 87.9, W * (100 if simd.WITHOUT_JIT else 20_000)).astype(np.float32)
+    y = np.empty_like(x)
+    _apply_exp(x, y)
+    truth = np.exp(x.astype("f8"))
+    assert (np.abs(y - truth) / np.spacing(truth.astype("f4"))).max() <= 1.1
+    x = np.linspace(-30, 30, len(x)).astype(np.float32)
+    _apply_gelu(x, y)
+    error = np.abs(y - ops.gelu(x.astype("f8")))
+    assert error[np.abs(x) < 4].max() <= 1.4e-7 and (error / np.maximum(1, np.abs(x))).max() <= 1.4e-7
+
+
+def test_sizes_that_do_not_fit_are_named() -> None:
+    assert kernels.unsupported(384, 12, 1536) is None
+    assert "head size 12 is not a multiple of" in str(kernels.unsupported(60, 5, 37))
+    assert "below" in str(kernels.unsupported(W, 1, 1536))
+
+
+# --- the whole model
+
+
+@needs_jit
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_stage_is_within_tolerance_of_the_oracle(
+    numba_model: SentenceTransformer, oracle: SentenceTransformer, name: str
+) -> None:
+    truth = our_stages(oracle, TEXTS[name])
+    for stage, value in our_stages(numba_model, TEXTS[name]).items():
+        assert_close(value, truth[stage], FLOAT32[kind(stage)].atol, f"{name}: {stage}")
+
+
+POOL = [f"{'word ' * (i * 7 % 90)}{i}" for i in range(40)] + ["", "x", "long " * 300]
+
+
+@pytest.fixture(scope="module")
+def alone(numba_model: SentenceTransformer) -> Array:
+    return np.stack([numba_model.encode(text) for text in POOL])
+
+
+@needs_jit
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, len(POOL) - 1), min_size=1, max_size=60), st.integers(1, 40), st.integers(1, 4))
+def test_the_same_bits_in_any_batch_order_and_number_of_threads(
+    numba_model: SentenceTransformer, alone: Array, rows: list[int], batch_size: int, threads: int
+) -> None:
+    before, numba_model.threads = numba_model.threads, threads
+    found = numba_model.encode([POOL[row] for row in rows], batch_size=batch_size)
+    numba_model.threads = before
+    assert np.array_equal(found, alone[rows])
+
+
+@needs_jit
+def test_eight_threads_call_encode_at_once(numba_model: SentenceTransformer, alone: Array) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: numba_model.encode(POOL), range(16)):
+            assert np.array_equal(found, alone)
+
+
+@needs_jit
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fork_after_use_and_pickle(weights_folder: Path) -> None:
+    code = f"""
+import os, pickle, sys
+from minilm_np import SentenceTransformer
+model = SentenceTransformer({str(weights_folder)!r}, backend="numba", threads=2)
+texts = ["a text of its own"] * 200
+wanted = model.encode(texts)
+child = os.fork()
+if child == 0:
+    os._exit(0 if (model.encode(texts) == wanted).all() else 1)
+assert os.waitpid(child, 0)[1] == 0
+data = pickle.dumps(model)
+assert len(data) < 1000
+assert (pickle.loads(data).encode(texts) == wanted).all()
+"""
+    subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", code], check=True, timeout=100)
+
+
+@needs_jit
+def test_an_error_in_a_thread_reaches_the_caller(
+    numba_model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> Array:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(numba_model, "_forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        numba_model.encode(POOL * 5)
+
+
+@pytest.mark.parametrize("fault", ["missing", "broken"])
+def test_without_numba_numpy_computes_and_says_so_once(weights_folder: Path, fault: str) -> None:
+    code = f"""
+import sys, warnings
+if {fault!r} == "missing":
+    sys.modules["numba"] = None
+else:
+    import types
+    sys.modules["numba"] = types.ModuleType("numba")
+from minilm_np import SentenceTransformer
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    model = SentenceTransformer({str(weights_folder)!r})
+assert model.backend == "numpy", model.backend
+assert "Numba does not work" in model.backend_reason
+assert [w.category for w in seen] == [RuntimeWarning], seen
+model.encode("works")
+try:
+    SentenceTransformer({str(weights_folder)!r}, backend="numba")
+except ImportError as error:
+    assert "Numba does not work here" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+def test_no_folder_for_compiled_code_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def njit(cache: bool = False, **_: Any) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(simd, "njit", njit)
+    assert simd.jit(len) is len
+
+
+def test_backend_auto_and_what_does_not_fit(weights_folder: Path) -> None:
+    model = SentenceTransformer(weights_folder, dtype="float64")
+    assert (model.backend, model.backend_reason) == ("numpy", "dtype float64: the Numba kernels compute in float32")
+    with pytest.raises(ValueError, match="backend: found 'numba', wanted 'auto' or 'numpy': dtype float64"):
+        SentenceTransformer(weights_folder, backend="numba", dtype="float64")
+    for threads in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match="threads: found"):
+            SentenceTransformer(weights_folder, threads=threads)  # type: ignore[arg-type]
+
+
+@needs_jit
+def test_chunks_hold_every_text_once(numba_model: SentenceTransformer) -> None:
+    from minilm_np.sentence_transformer import _cut
+
+    lengths = np.array([256, 200, 100, 100, 50, 3, 2])
+    order = np.arange(len(lengths))
+    chunks = _cut(order, lengths, 32, 256)
+    assert [chunk.tolist() for chunk in chunks] == [[0], [1], [2, 3, 4, 5, 6]]
+    assert all(a.size and b.size for a, b in pairwise(chunks))
+    assert [chunk.tolist() for chunk in _cut(order, lengths, 3, None)] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+# --- threads
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu.max": "nonsense"}, None),
+    ],
+)
+def test_threads_obey_the_container(tmp_path: Path, files: dict[str, str], wanted: int | None) -> None:
+    free = available_cpus(tmp_path / "nothing")
+    (tmp_path / "cpu").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert available_cpus(tmp_path) == (wanted or free)
+    assert free >= 1
+
+
+def test_a_pickled_model_is_its_arguments(weights_folder: Path) -> None:
+    model = SentenceTransformer(weights_folder, backend="numpy", dtype="float64")
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.encode("same"), model.encode("same"))
