@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import importlib.metadata
+import platform
 import statistics
 import sys
 import sysconfig
@@ -21,8 +24,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from fidelity import write_block
 
 from minilm_np import SentenceTransformer, weights
+from minilm_np.kernels import simd
 from minilm_np.tokenizer import Tokenizer
 
 Encode = Callable[[list[str]], npt.NDArray[Any]]
@@ -177,10 +182,49 @@ def race(racers: dict[str, Encode], texts: list[str], rounds: int) -> dict[str, 
     return seconds
 
 
+def fma_peak() -> float:
+    """GFLOP/s of one thread on a register tile whose operands never leave the first-level cache."""
+    from minilm_np.kernels.linear import ROWS, VECTORS
+    from minilm_np.kernels.simd import WIDTH, accumulate, jit, store_tile, zero_tile
+
+    @jit
+    def spin(x: Any, y: Any, times: int) -> None:
+        tile = zero_tile(ROWS, VECTORS)
+        for _ in range(times):
+            tile = accumulate(tile, x, 0, 0, x, 0, 0, 1000)
+        store_tile(tile, y, 0, VECTORS * WIDTH)
+
+    x, y = np.zeros(VECTORS * WIDTH, np.float32), np.zeros(ROWS * VECTORS * WIDTH, np.float32)
+    spin(x, y, 1)
+    seconds = []
+    for _ in range(9):
+        start = time.perf_counter()
+        spin(x, y, 200)
+        seconds.append(time.perf_counter() - start)
+    return 2 * 200_000 * ROWS * VECTORS * WIDTH / min(seconds) / 1e9
+
+
+def flop(lengths: npt.NDArray[Any]) -> float:
+    """Floating-point operations of the matmuls, for texts of these lengths: dense layers, then attention."""
+    return float((lengths * (21_233_664 + 4 * lengths * 384 * 6)).sum())
+
+
+def machine() -> str:
+    cpu, facts = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if facts.exists():
+        cpu = next((line.split(": ")[1] for line in facts.read_text().splitlines() if "model name" in line), cpu)
+    packages = []
+    for name in ("numpy", "numba", "torch", "sentence-transformers", "onnxruntime", "openvino"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages.append(f"{name} {importlib.metadata.version(name)}")
+    return f"{cpu}, {simd.WIDTH} float32 a vector; Python {platform.python_version()}, {', '.join(packages)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="write bench/results.md and the table in README.md")
     arguments = parser.parse_args()
     folder = weights.find_or_fetch().folder
     racers: dict[str, Encode] = {}
@@ -189,27 +233,43 @@ def main() -> None:
             racers[name] = build(folder, arguments.threads)
         except ImportError as missing:
             print(f"{name}: not installed ({missing.name})", file=sys.stderr)
-    model = SentenceTransformer(folder)
+    model = SentenceTransformer(folder, backend="numpy")
     oracle = SentenceTransformer(folder, backend="numpy", dtype="float64")
+    peak = fma_peak() * arguments.threads
+    table: dict[str, dict[str, str]] = {name: {} for name in racers}
+    report = []
     for kind, texts in corpora(model.tokenizer).items():
-        tokens = len(model.tokenize(texts).token_ids)
+        lengths = np.diff(model.tokenize(texts).offsets)
         sample = texts[:64]
         truth = oracle.encode(sample)
         for name, encode in racers.items():
             error = np.abs(np.asarray(encode(sample)) - truth).max()
             if not error < 1e-6:
                 raise SystemExit(f"{name}: {error:.1e} off on {kind} texts: not timed")
-        print(f"{kind}: {len(texts)} texts, {tokens} word pieces")
-        rounds = arguments.rounds * (20 if kind == "query" else 1)
-        seconds = race(racers, texts, rounds)
-        ours = seconds["minilm_np (Numba)"]
+        report.append(f"{kind}: {len(texts)} texts, {lengths.sum()} word pieces, {arguments.rounds} rounds")
+        print(report[-1])
+        seconds = race(racers, texts, arguments.rounds * (20 if kind == "query" else 1))
+        ours = seconds[next(iter(racers))]
         for name, times in seconds.items():
+            median = statistics.median(times)
             ratio = statistics.median(t / o for t, o in zip(times, ours, strict=True))
-            spread = np.percentile(times, [10, 90]) / statistics.median(times)
-            print(
-                f"  {name:34} {1e3 * statistics.median(times) / len(texts):8.3f} ms a text   "
-                f"{ratio:5.2f} x our time   spread {spread[0]:.2f} to {spread[1]:.2f}"
+            low, high, p95 = np.percentile(times, [10, 90, 95])
+            table[name][kind] = f"{ratio:.2f}"
+            of_peak = 100 * flop(lengths) / median / 1e9 / peak
+            report.append(
+                f"  {name:32} {1e3 * median / len(texts):8.3f} ms a text  x{ratio:5.2f}  10 to 90 %: {low / median:.2f} "
+                f"to {high / median:.2f}  p95 {1e3 * p95:.1f} ms  {of_peak:3.0f} % of peak"
             )
+            print(report[-1])
+    kinds = list(next(iter(table.values())))
+    lines = [f"| time, ours = 1 | {' | '.join(kinds)} |", "|---|" + "---|" * len(kinds)]
+    lines += [f"| {name} | {' | '.join(row[kind] for kind in kinds)} |" for name, row in table.items()]
+    about = f"{machine()}; {arguments.threads} threads, FMA peak {peak:.0f} GFLOP/s in the same run."
+    if arguments.write:
+        text = "\n".join(lines) + f"\n\n{about}\n"
+        write_block("race", text)
+        results = ["# Results of bench/race.py", "", text, "```", *report, "```", ""]
+        (Path(__file__).parent / "results.md").write_text("\n".join(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

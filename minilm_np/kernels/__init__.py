@@ -20,7 +20,7 @@ from minilm_np.kernels.linear import linear as _linear
 from minilm_np.kernels.simd import WIDTH
 
 Array = npt.NDArray[Any]
-CHUNK = 256  # tokens computed at once: their activations (3 MB) stay in a core's second-level cache, mostly
+CHUNK = 320  # tokens computed at once: of 192, 256, 320, 448 the fastest on short and mixed texts, by 1 to 3 %
 
 __all__ = [
     "add_layer_norm",
