@@ -257,8 +257,8 @@ def main() -> None:
             table[name][kind] = f"{ratio:.2f}"
             of_peak = 100 * flop(lengths) / median / 1e9 / peak
             report.append(
-                f"  {name:32} {1e3 * median / len(texts):8.3f} ms a text  x{ratio:5.2f}  10 to 90 %: {low / median:.2f} "
-                f"to {high / median:.2f}  p95 {1e3 * p95:.1f} ms  {of_peak:3.0f} % of peak"
+                f"  {name:32} {1e3 * median / len(texts):8.3f} ms a text  x{ratio:5.2f}  10 to 90 %: "
+                f"{low / median:.2f} to {high / median:.2f}  p95 {1e3 * p95:.1f} ms  {of_peak:3.0f} % of peak"
             )
             print(report[-1])
     kinds = list(next(iter(table.values())))

@@ -162,6 +162,19 @@ def splat(typing: Any, x: Any) -> Any:
     return VECTOR(types.float32), generate
 
 
+@operation(lambda array, i: None)
+def prefetch(typing: Any, array: Any, i: Any) -> Any:
+    """Ask for the cache line of array[i]; i may lie outside."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte = builder.bitcast(_address(context, builder, signature.args[0], *arguments), ir.IntType(8).as_pointer())
+        read, near, data = (ir.Constant(I32, n) for n in (0, 3, 1))
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), byte, read, near, data)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp), generate
+
+
 # --- arithmetic --------------------------------------------------------------------------------
 
 # What LLVM has, by its LLVM name. The twin of fma rounds once, as the instruction does.
