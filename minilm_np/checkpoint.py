@@ -6,6 +6,7 @@ Everything that this package would not compute is refused by name, file and key.
 from __future__ import annotations
 
 import json
+import mmap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -231,3 +232,20 @@ def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float3
         params[key] = np.require(data, dtype, "A")  # copies another dtype, and data that is not aligned
         params[key].flags.writeable = False
     return params
+
+
+def release_pages(params: Mapping[str, Array]) -> None:
+    """Give back the memory of the mapped file's pages that were read; what is touched again is read again.
+
+    For an op set that has made its own copy of the dense layers: they should not be in memory twice.
+    """
+    maps = set()
+    for value in params.values():
+        base: Any = value
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap):
+            maps.add(base)
+    for mapped in maps:
+        if hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np import model, ops
+from minilm_np.checkpoint import release_pages
 from minilm_np.threads import available_cpus
 from minilm_np.tokenizer import Text, Tokenizer, Tokens
 from minilm_np.weights import DEFAULT_MODEL, load
@@ -67,6 +68,7 @@ class SentenceTransformer:
         self._bert = model.prepare(params, self.config, kernels or ops)
         self._arguments = (model_name_or_path, backend, threads, str(self.dtype), local_files_only)
         if kernels:
+            release_pages(params)
             with _said_if_slow("compiling the Numba kernels, once on this machine"):
                 self._forward(self.tokenizer(["compile"]))
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minilm_np import WeightsError
-from minilm_np.checkpoint import read_config, read_params, read_safetensors
+from minilm_np.checkpoint import read_config, read_params, read_safetensors, release_pages
 from minilm_np.model import BertConfig, parameter_shapes
 
 TINY = BertConfig(
@@ -107,6 +107,14 @@ def test_the_real_weights_are_not_copied(weights_folder: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5e6  # of 91 MB
+
+
+def test_released_pages_come_back(tmp_path: Path) -> None:
+    params = read_params(write(tmp_path, safetensors_bytes(tiny_tensors())), TINY)
+    before = {key: value.copy() for key, value in params.items()}
+    release_pages(params)
+    assert all(np.array_equal(params[key], value) for key, value in before.items())
+    release_pages({"not mapped": np.zeros(3)})
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F64"])

@@ -23,7 +23,7 @@ ARROWS = {
     "weights": {"checkpoint", "model"},
     "tokenizer": {"checkpoint"},
     "threads": set(),
-    "sentence_transformer": {"kernels", "model", "ops", "threads", "tokenizer", "weights"},
+    "sentence_transformer": {"checkpoint", "kernels", "model", "ops", "threads", "tokenizer", "weights"},
 }
 FRONT_DOORS = {"__init__", "__main__", "cli"}  # they may open any room
 
