@@ -86,15 +86,17 @@ def our_stages(model: SentenceTransformer, text: Text) -> dict[str, Array]:
 
 
 def measure(folder: Path, texts: Iterable[Text] = TEXTS) -> dict[str, dict[str, float]]:
-    """Largest difference of an element, by kind of stage, over texts and layers, in three columns."""
+    """Largest difference of an element, by kind of stage, over texts and layers, one column a run."""
     ours = {dtype: SentenceTransformer(folder, backend="numpy", dtype=dtype) for dtype in ("float32", "float64")}
+    numba = SentenceTransformer(folder, backend="numba")
     theirs = {dtype: load_bert(folder, dtype) for dtype in ("float32", "float64")}
     table: dict[str, dict[str, float]] = {}
     for text in texts:
         tokens = ours["float32"].tokenize([text])
         truth = our_stages(ours["float64"], text)
         runs = {
-            "minilm_np float32": our_stages(ours["float32"], text),
+            "NumPy float32": our_stages(ours["float32"], text),
+            "Numba float32": our_stages(numba, text),
             "PyTorch float32": pytorch_stages(theirs["float32"], tokens),
             "PyTorch float64": pytorch_stages(theirs["float64"], tokens),
         }

@@ -258,6 +258,27 @@ def test_chunks_hold_every_text_once(numba_model: SentenceTransformer) -> None:
     assert [chunk.tolist() for chunk in _cut(order, lengths, 3, None)] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
+@needs_jit
+def test_vectors_of_eight(tmp_path: Path) -> None:
+    """What a CPU without AVX-512 runs: the operations again, in a process that is told there is none."""
+    if W == 8:
+        pytest.skip("this CPU runs vectors of eight anyway")
+    code = """
+import sys
+import llvmlite.binding, pytest
+features = llvmlite.binding.get_host_cpu_features()
+features.update({name: False for name in features if name.startswith("avx512")})
+llvmlite.binding.get_host_cpu_features = lambda: features
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "linear or layer_norm or attention or exact or pool",
+                      sys.argv[1]]))
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code, __file__]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert " passed" in run.stdout
+
+
 # --- threads
 
 

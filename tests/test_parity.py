@@ -50,9 +50,10 @@ def test_float32_is_as_near_the_truth_as_pytorch(table: dict[str, dict[str, floa
     print("\n" + fidelity.markdown(table))
     assert set(table) == set(FLOAT32)
     for kind, row in table.items():
-        assert_close(row["minilm_np float32"], 0.0, FLOAT32[kind].atol, kind)
-        assert row["minilm_np float32"] <= SLACK * row["PyTorch float32"], kind
-        assert row["minilm_np float32"] > 0, kind  # a comparison of a thing with itself would be 0
+        assert_close(row["NumPy float32"], 0.0, FLOAT32[kind].atol, kind)
+        assert row["NumPy float32"] <= SLACK * row["PyTorch float32"], kind
+        assert row["Numba float32"] <= 1.2 * row["PyTorch float32"], kind  # measured at most 1.0
+        assert row["NumPy float32"] > 0, kind  # a comparison of a thing with itself would be 0
 
 
 # --- final vectors
