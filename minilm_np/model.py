@@ -105,10 +105,8 @@ def prepare(params: Mapping[str, Array], config: BertConfig, ops: Ops) -> Bert:
     weights: dict[str, Any] = {"embeddings": tables, "embeddings.LayerNorm": both("embeddings.LayerNorm")}
     for layer in (f"encoder.layer.{i}" for i in range(config.num_hidden_layers)):
         attention = f"{layer}.attention.self"
-        query, key, value = (both(f"{attention}.{part}") for part in ("query", "key", "value"))
-        weights[attention] = ops.prepare_dense(
-            *(np.concatenate(parts) for parts in zip(query, key, value, strict=True))
-        )
+        qkv = zip(*(both(f"{attention}.{part}") for part in ("query", "key", "value")), strict=True)
+        weights[attention] = ops.prepare_dense(*(np.concatenate(parts) for parts in qkv))
         for name in ("attention.output", "intermediate", "output"):
             weights[f"{layer}.{name}.dense"] = ops.prepare_dense(*both(f"{layer}.{name}.dense"))
         for name in ("attention.output", "output"):

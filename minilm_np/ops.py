@@ -4,7 +4,7 @@ In float64 this is the oracle that everything else is measured against; in float
 usable CPU backend, because all the heavy work is 2-D BLAS calls over packed tokens.
 
 T tokens of all sentences    B sentences    S tokens of one sentence    N heads
-H hidden size (384)    D = H / N head size (32)    I, O a dense layer's inputs and outputs
+H hidden size (384)    D = H / N head size (32)    n sentences of one length
 
 Sentences are packed, not padded: sentence b is rows offsets[b]:offsets[b+1] of a (T, H) matrix.
 """
@@ -21,13 +21,14 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 LayerNorm = tuple[Array, Array]  # weight (H,), bias (H,)
+Tables = tuple[Array, Array, Array]  # word (V, H), token type (2, H), position (512, H)
 
 
 class Dense(NamedTuple):
     """A dense layer's parameters, in the checkpoint's own layout."""
 
-    weight: Array  # (O, I)
-    bias: Array  # (O,)
+    weight: Array  # (outputs, inputs)
+    bias: Array  # (outputs,)
 
 
 prepare_dense = Dense  # this op set computes with the checkpoint's layout as it is
@@ -85,7 +86,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "gelu_new": ge
 # --- dense layers and LayerNorm ----------------------------------------------------------------
 
 
-def linear(x: Array, dense: Dense, activation: str | None) -> Array:  # (T, I) -> (T, O)
+def linear(x: Array, dense: Dense, activation: str | None) -> Array:  # (T, inputs) -> (T, outputs)
     """x W^T + b, then the activation if one is named."""
     y = x @ dense.weight.T
     y += dense.bias
@@ -105,18 +106,13 @@ def layer_norm(x: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T,
 
 
 def add_layer_norm(x: Array, residual: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T, H)
-    """LayerNorm(x + residual): what a sublayer adds to its input. (Vaswani et al. 2017, section 3.1.)"""
+    """LayerNorm(x + residual): a sublayer's output x, added to its input. (Vaswani et al. 2017, section 3.1.)"""
     return layer_norm(x + residual, norm, eps)
 
 
 def embed(
-    token_ids: Array,  # (T,)
-    token_type_ids: Array,  # (T,)
-    position_ids: Array,  # (T,)
-    tables: tuple[Array, Array, Array],  # word (V, H), token type (2, H), position (512, H)
-    norm: LayerNorm,
-    eps: float,
-) -> Array:  # (T, H)
+    token_ids: Array, token_type_ids: Array, position_ids: Array, tables: Tables, norm: LayerNorm, eps: float
+) -> Array:  # (T,), (T,), (T,) -> (T, H)
     """LayerNorm of the sum of three table look-ups. (Devlin et al. 2018, figure 2.)"""
     word, token_type, position = tables
     return layer_norm(word[token_ids] + token_type[token_type_ids] + position[position_ids], norm, eps)
@@ -136,10 +132,10 @@ def attention_weights(query: Array, key: Array) -> Array:  # (..., S, D), (..., 
     return softmax(query @ key.swapaxes(-1, -2) / math.sqrt(query.shape[-1]))
 
 
-def split_heads(qkv: Array, sentences: int, num_heads: int) -> Array:  # (n S, 3H) -> (3, n, N, S, D)
-    """Sentences of equal length S as separate (S, D) matrices, one a head, for query, key and value."""
+def split_heads(qkv: Array, n: int, num_heads: int) -> Array:  # (n S, 3H) -> (3, n, N, S, D)
+    """n sentences of equal length S as separate (S, D) matrices, one a head, for query, key and value."""
     head_size = qkv.shape[1] // (3 * num_heads)
-    return qkv.reshape(sentences, -1, 3, num_heads, head_size).transpose(2, 0, 3, 1, 4)
+    return qkv.reshape(n, -1, 3, num_heads, head_size).transpose(2, 0, 3, 1, 4)
 
 
 def equal_length_runs(offsets: Array, most: int = 2**16) -> Iterator[tuple[int, int]]:

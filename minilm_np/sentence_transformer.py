@@ -84,9 +84,9 @@ class SentenceTransformer:
     def encode(
         self, sentences: str | Iterable[Text], *, batch_size: int = 32, show_progress_bar: bool = False
     ) -> Array:
-        """Embeddings: (H,) for one str, (n, H) for an iterable of n texts, float32, in the order given.
+        """Embeddings: (H,) for one str, (n, H) for an iterable of n texts, in the model's dtype, in the order given.
 
-        batch_size is how many texts the NumPy op set computes at once; the Numba op set cuts by tokens itself, and a
+        batch_size is how many texts the NumPy op set computes at once. The Numba op set cuts by tokens itself; there a
         text's embedding is bit for bit the same in any batch, order and number of threads.
         A text is a str, or a pair of str that is read as one ([CLS] a [SEP] b [SEP]). No texts give an empty
         float64 array of shape (0,), as in sentence-transformers.

@@ -53,7 +53,7 @@ def embed(
     token_ids: Array,
     token_type_ids: Array,
     position_ids: Array,
-    tables: tuple[Array, Array, Array],
+    tables: ops.Tables,
     norm: ops.LayerNorm,
     eps: float,
 ) -> Array:
