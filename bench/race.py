@@ -191,7 +191,7 @@ def fma_peak() -> float:
     def spin(x: Any, y: Any, times: int) -> None:
         tile = zero_tile(ROWS, VECTORS)
         for _ in range(times):
-            tile = accumulate(tile, x, 0, 0, x, 0, 0, 1000)
+            tile = accumulate(tile, x, 0, 0, 0, x, 0, 0, 1000)
         store_tile(tile, y, 0, VECTORS * WIDTH)
 
     x, y = np.zeros(VECTORS * WIDTH, np.float32), np.zeros(ROWS * VECTORS * WIDTH, np.float32)

@@ -37,7 +37,7 @@ prepare_dense = Dense  # this op set computes with the checkpoint's layout as it
 # --- activations -------------------------------------------------------------------------------
 
 # 0.5 * erfc(a / sqrt(2)) = exp(-a^2 / 2) * t * P(t), t = 1 / (1 + 0.3 a), a >= 0. P is a minimax fit of
-# degree 7 (relative error 1.1e-7, half a float32 ulp); bench/fit_gelu.py computes these numbers.
+# degree 7 (relative error 1.1e-7, half a float32 ulp); bench/fit_polynomials.py computes these numbers.
 TAIL_SCALE = 0.3
 TAIL_COEFFICIENTS = (  # of t^7, t^6, ... t^0
     0.0361948322,

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
-import fit_gelu
+import fit_polynomials
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -63,7 +63,7 @@ def test_gelu_at_the_ends(x: float, dtype: str) -> None:
 
 
 def test_gelu_coefficients_come_from_the_fit() -> None:
-    coefficients, error = fit_gelu.fit(ops.TAIL_SCALE)
+    coefficients, error = fit_polynomials.fit_gelu(ops.TAIL_SCALE)
     np.testing.assert_allclose(coefficients, ops.TAIL_COEFFICIENTS, atol=1e-7)
     assert error < 1.2e-7
 

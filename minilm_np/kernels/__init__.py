@@ -17,7 +17,7 @@ from minilm_np.kernels import attention as _attention
 from minilm_np.kernels import layer_norm as _layer_norm
 from minilm_np.kernels.linear import PANEL, Packed, prepare_dense
 from minilm_np.kernels.linear import linear as _linear
-from minilm_np.kernels.simd import WIDTH
+from minilm_np.kernels.simd import WIDTH, empty
 
 Array = npt.NDArray[Any]
 CHUNK = 320  # tokens computed at once: of 192, 256, 320, 448 the fastest on short and mixed texts, by 1 to 3 %
@@ -49,6 +49,11 @@ def _flat(x: Array) -> Array:
     return np.ascontiguousarray(x, np.float32).reshape(-1)
 
 
+def _empty(rows: int, columns: int) -> Array:
+    result: Array = empty(rows * columns).reshape(rows, columns)
+    return result
+
+
 def embed(
     token_ids: Array,
     token_type_ids: Array,
@@ -58,7 +63,7 @@ def embed(
     eps: float,
 ) -> Array:
     H = tables[0].shape[1]
-    y = np.empty((len(token_ids), H), np.float32)
+    y = _empty(len(token_ids), H)
     word, token_type, position = (_flat(table) for table in tables)
     ids = (np.ascontiguousarray(part, np.int32) for part in (token_ids, token_type_ids, position_ids))
     _layer_norm.embed(*ids, word, token_type, position, H, _flat(norm[0]), _flat(norm[1]), eps, y.reshape(-1))
@@ -67,14 +72,14 @@ def embed(
 
 def linear(x: Array, dense: Packed, activation: str | None) -> Array:
     (N, K), T = dense.shape, len(x)
-    y = np.empty((T, N), np.float32)
+    y = _empty(T, N)
     _linear(_flat(x), T, K, dense.panels, dense.bias, N, activation == "gelu", y.reshape(-1), 0, 1)
     return y if activation in (None, "gelu") else ops.ACTIVATIONS[activation](y)
 
 
 def add_layer_norm(x: Array, residual: Array, norm: ops.LayerNorm, eps: float) -> Array:
     T, H = x.shape
-    y = np.empty((T, H), np.float32)
+    y = _empty(T, H)
     _layer_norm.add_layer_norm(
         _flat(x), _flat(residual), T, H, _flat(norm[0]), _flat(norm[1]), eps, y.reshape(-1), 0, 1
     )
@@ -83,7 +88,7 @@ def add_layer_norm(x: Array, residual: Array, norm: ops.LayerNorm, eps: float) -
 
 def attention(qkv: Array, offsets: Array, num_heads: int) -> Array:
     T, H = len(qkv), qkv.shape[1] // 3
-    context = np.empty((T, H), np.float32)
+    context = _empty(T, H)
     _attention.attention(_flat(qkv), offsets, H, num_heads, context.reshape(-1), 0, 1)
     return context
 
@@ -102,13 +107,13 @@ def pool(hidden_states: Array, offsets: Array, mode: str) -> Array:
     if mode != "mean":
         return ops.pool(hidden_states, offsets, mode)
     H = hidden_states.shape[1]
-    y = np.empty((len(offsets) - 1, H), np.float32)
+    y = _empty(len(offsets) - 1, H)
     _layer_norm.mean_pool(_flat(hidden_states), offsets, H, y.reshape(-1))
     return y
 
 
 def l2_normalize(x: Array) -> Array:
     B, H = x.shape
-    y = np.empty((B, H), np.float32)
+    y = _empty(B, H)
     _layer_norm.l2_normalize(_flat(x), B, H, y.reshape(-1))
     return y

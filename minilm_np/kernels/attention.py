@@ -1,8 +1,9 @@
 """Multi-head attention over packed sentences: softmax(Q K^T / sqrt(D)) V, each sentence over its own tokens.
 
-One head of one sentence at a time. K is transposed into scratch memory, so that Q K^T is the same register tile as a
-dense layer, with the keys as columns; ROWS queries at a time go through scores, softmax and the product with V, and
-their scores never leave the first-level cache.
+One head of one sentence at a time, LANES queries at a time, and everything on its side: a query is a lane of a vector
+and a key is a row of `scores` (S, LANES). So Q K^T and the product with V are the register tile of a dense layer, the
+softmax goes down the rows without ever adding up a vector's lanes, only real keys are computed, and the scores
+(32 KB for 256 keys) stay in the first-level cache.
 """
 
 from __future__ import annotations
@@ -15,110 +16,125 @@ from minilm_np.kernels.simd import (
     WIDTH,
     accumulate,
     add,
-    exp,
+    div,
+    exp2,
     fma,
     inline,
     jit,
     load,
-    max_of,
     maximum,
     mul,
     splat,
     store,
     store_tile,
-    sum_of,
+    transpose,
     zero_tile,
 )
+from minilm_np.kernels.simd import empty as _empty
 
-ROWS, VECTORS = (8, 2) if WIDTH == 16 else (4, 2)  # tile of scores; V's tile has D / WIDTH vectors in pairs or alone
-KEYS = VECTORS * WIDTH
+empty = inline(_empty)
+
+ROWS, VECTORS = (8, 2) if WIDTH == 16 else (4, 2)  # tile of scores: keys x queries; of the context: queries x D
+LANES = VECTORS * WIDTH
+KEYS_AT_ONCE = 16  # exponentials summed in one go: shorter sums are nearer to the truth
 
 
 @inline
-def transpose_keys(qkv, first, S, H, head, D, keys, padded):
-    """keys (D, padded) = K^T of one head, with zeros behind the last key"""
-    for s in range(S):
-        row = (first + s) * 3 * H + H + head * D
+def transpose_queries(qkv, i, count, row, D, queries):
+    """queries (D, LANES) = Q^T of `count` queries of one head; the lanes behind keep old, finite numbers"""
+    for s in range(0, count - WIDTH + 1, WIDTH):
+        for d in range(0, D, WIDTH):
+            transpose(qkv, i + s * row + d, row, queries, d * LANES + s, LANES)
+    for s in range(count - count % WIDTH, count):
         for d in range(D):
-            keys[d * padded + s] = qkv[row + d]
-    for d in range(D):
-        for s in range(S, padded):
-            keys[d * padded + s] = 0
+            queries[d * LANES + s] = qkv[i + s * row + d]
 
 
 @inline
-def softmax_row(scores, i, S, padded, scale):
-    """scores[i : i + S] = softmax(scale * scores); what stands behind, up to `padded`, becomes about 0"""
-    for s in range(i + S, i + padded):
-        scores[s] = -np.float32(1e30)
-    largest = load(scores, i)
-    for s in range(i + WIDTH, i + padded, WIDTH):
-        largest = maximum(largest, load(scores, s))
-    shift = splat(np.float32(-max_of(largest) * scale))
-    factor = splat(scale)
+def softmax_columns(scores, lane, S, scale):
+    """Column by column, for WIDTH queries: scores[s, lane:] = softmax over s of scale * scores[s, lane:]"""
+    largest = load(scores, lane)
+    for s in range(1, S):
+        largest = maximum(largest, load(scores, s * LANES + lane))
+    factor = splat(np.float32(scale / math.log(2)))  # e^x = 2^(x / ln 2)
+    shift = mul(largest, splat(np.float32(-scale / math.log(2))))
     total = splat(np.float32(0))
-    for s in range(i, i + padded, WIDTH):
-        exponential = exp(fma(load(scores, s), factor, shift))
-        store(exponential, scores, s)
-        total = add(total, exponential)
-    inverse = splat(np.float32(1) / sum_of(total))
-    for s in range(i, i + padded, WIDTH):
-        store(mul(load(scores, s), inverse), scores, s)
+    for start in range(0, S, KEYS_AT_ONCE):
+        part = splat(np.float32(0))
+        for s in range(start, min(start + KEYS_AT_ONCE, S)):
+            exponential = exp2(fma(load(scores, s * LANES + lane), factor, shift))
+            store(exponential, scores, s * LANES + lane)
+            part = add(part, exponential)
+        total = add(total, part)
+    inverse = div(splat(np.float32(1)), total)
+    for s in range(S):
+        store(mul(load(scores, s * LANES + lane), inverse), scores, s * LANES + lane)
 
 
 @inline
-def query_block(zeros, rows, qkv, first, q, S, H, head, D, keys, padded, scale, scores):
-    """scores (rows, padded) = softmax(scale * Q K^T) of `rows` queries from q"""
-    for s in range(0, padded, KEYS):
-        tile = accumulate(zeros, qkv, (first + q) * 3 * H + head * D, 3 * H, keys, s, padded, D)
-        store_tile(tile, scores, s, padded)
-    for r in range(rows):
-        softmax_row(scores, r * padded, S, padded, scale)
+def probabilities(qkv, first, q, count, S, H, head, D, scale, queries, scores):
+    """scores (S, LANES): in column c the attention probabilities of query q + c; `count` columns are meant"""
+    row = 3 * H
+    transpose_queries(qkv, (first + q) * row + head * D, count, row, D, queries)
+    key = first * row + H + head * D
+    zeros, narrow, one = zero_tile(ROWS, VECTORS), zero_tile(ROWS, 1), zero_tile(1, VECTORS)
+    if S < ROWS:
+        for s in range(S):
+            store_tile(accumulate(one, qkv, key + s * row, row, 1, queries, 0, LANES, D), scores, s * LANES, LANES)
+    else:
+        for block in range(0, S, ROWS):  # the last rows may overlap those before: the same bits again
+            s = min(block, S - ROWS)
+            if count > WIDTH:
+                tile = accumulate(zeros, qkv, key + s * row, row, 1, queries, 0, LANES, D)
+                store_tile(tile, scores, s * LANES, LANES)
+            else:
+                tile = accumulate(narrow, qkv, key + s * row, row, 1, queries, 0, LANES, D)
+                store_tile(tile, scores, s * LANES, LANES)
+    for lane in range(0, count, WIDTH):
+        softmax_columns(scores, lane, S, scale)
 
 
 @inline
-def weighted_values(pair, single, qkv, first, q, S, H, head, D, padded, scores, context):
-    """context of the queries from q: scores V, two vectors of the head at a time, or one if that is the last"""
-    value = first * 3 * H + 2 * H + head * D
-    at = (first + q) * H + head * D
+def weighted_values(pair, single, scores, column, S, qkv, value, H, D, context, at):
+    """context rows at `at`: probabilities times V, two vectors of the head at a time, or one if that is the last"""
     for d in range(0, D - WIDTH, 2 * WIDTH):
-        store_tile(accumulate(pair, scores, 0, padded, qkv, value + d, 3 * H, S), context, at + d, H)
+        tile = accumulate(pair, scores, column, 1, LANES, qkv, value + d, 3 * H, S)
+        store_tile(tile, context, at + d, H)
     if D // WIDTH % 2:
-        d = D - WIDTH
-        store_tile(accumulate(single, scores, 0, padded, qkv, value + d, 3 * H, S), context, at + d, H)
+        tile = accumulate(single, scores, column, 1, LANES, qkv, value + D - WIDTH, 3 * H, S)
+        store_tile(tile, context, at + D - WIDTH, H)
 
 
 @jit
 def attention(qkv, offsets, H, num_heads, context, part, parts):
-    """context (T, H) from qkv (T, 3H), both flat; the heads part, part + parts, ... of every sentence.
-
-    The last ROWS queries of a sentence may overlap those before, which computes the same bits again.
-    """
+    """context (T, H) from qkv (T, 3H), both flat; the heads part, part + parts, ... of every sentence."""
     D = H // num_heads
     scale = np.float32(1 / math.sqrt(D))
     longest = 0
     for b in range(len(offsets) - 1):
         longest = max(longest, offsets[b + 1] - offsets[b])
-    longest = (longest + KEYS - 1) // KEYS * KEYS
-    keys = np.empty(D * longest, np.float32)
-    scores = np.empty(ROWS * longest, np.float32)
+    queries = empty(D * LANES)
+    queries[:] = 0
+    scores = empty(longest * LANES)
     for b in range(len(offsets) - 1):
         first = offsets[b]
         S = offsets[b + 1] - first
-        padded = (S + KEYS - 1) // KEYS * KEYS
         for head in range(part, num_heads, parts):
-            transpose_keys(qkv, first, S, H, head, D, keys, padded)
-            if S >= ROWS:
-                zeros, single = zero_tile(ROWS, VECTORS), zero_tile(ROWS, 1)
-                for block in range(0, S, ROWS):
-                    q = min(block, S - ROWS)
-                    query_block(zeros, ROWS, qkv, first, q, S, H, head, D, keys, padded, scale, scores)
-                    weighted_values(zeros, single, qkv, first, q, S, H, head, D, padded, scores, context)
-            else:
-                for q in range(S):
-                    zeros, single = zero_tile(1, VECTORS), zero_tile(1, 1)
-                    query_block(zeros, 1, qkv, first, q, S, H, head, D, keys, padded, scale, scores)
-                    weighted_values(zeros, single, qkv, first, q, S, H, head, D, padded, scores, context)
+            value = first * 3 * H + 2 * H + head * D
+            for block in range(0, S, LANES):
+                q = max(min(block, S - ROWS), 0)  # at least ROWS queries, if there are: some a second time
+                count = min(LANES, S - q)
+                probabilities(qkv, first, q, count, S, H, head, D, scale, queries, scores)
+                at = (first + q) * H + head * D
+                if count >= ROWS:
+                    pair, single = zero_tile(ROWS, 2), zero_tile(ROWS, 1)
+                    for rows in range(0, count, ROWS):
+                        c = min(rows, count - ROWS)
+                        weighted_values(pair, single, scores, c, S, qkv, value, H, D, context, at + c * H)
+                else:
+                    for c in range(count):
+                        pair, single = zero_tile(1, 2), zero_tile(1, 1)
+                        weighted_values(pair, single, scores, c, S, qkv, value, H, D, context, at + c * H)
 
 
 @jit
@@ -126,12 +142,13 @@ def attention_probs(qkv, first, S, H, num_heads, probs):
     """probs (N, S, S), flat, of the sentence of S tokens from row `first`: the weights that `attention` uses"""
     D = H // num_heads
     scale = np.float32(1 / math.sqrt(D))
-    padded = (S + KEYS - 1) // KEYS * KEYS
-    keys = np.empty(D * padded, np.float32)
-    scores = np.empty(padded, np.float32)
+    queries = empty(D * LANES)
+    queries[:] = 0
+    scores = empty(S * LANES)
     for head in range(num_heads):
-        transpose_keys(qkv, first, S, H, head, D, keys, padded)
-        for q in range(S):
-            query_block(zero_tile(1, VECTORS), 1, qkv, first, q, S, H, head, D, keys, padded, scale, scores)
-            at = (head * S + q) * S
-            probs[at : at + S] = scores[:S]
+        for q in range(0, S, LANES):
+            count = min(LANES, S - q)
+            probabilities(qkv, first, q, count, S, H, head, D, scale, queries, scores)
+            for c in range(count):
+                for s in range(S):
+                    probs[(head * S + q + c) * S + s] = scores[s * LANES + c]

@@ -15,6 +15,7 @@ from minilm_np.kernels.simd import (
     WIDTH,
     accumulate,
     add_rows,
+    empty,
     gelu,
     inline,
     jit,
@@ -47,7 +48,7 @@ def prepare_dense(weight: Array, bias: Array) -> Packed:
     """Pack weight (N, K). If PANEL does not divide N, the last panel overlaps the one before."""
     N, K = weight.shape
     starts = [min(j, N - PANEL) for j in range(0, N, PANEL)]
-    panels = np.empty((len(starts), K, PANEL), np.float32)
+    panels = empty(len(starts) * K * PANEL).reshape(-1, K, PANEL)
     for panel, j in zip(panels, starts, strict=True):
         panel[:] = weight[j : j + PANEL].T
     return Packed(panels.reshape(-1), np.ascontiguousarray(bias, np.float32), (N, K))
@@ -64,10 +65,10 @@ def prefetch_lines(panels, ahead, lines):
 @inline
 def product(start, zeros, x, i, K, panels, p, y, at, N, ahead, lines):
     """One tile of y, at `at`: start + x W^T, DEPTH terms at a time; after each, some lines of the next panel."""
-    store_tile(accumulate(start, x, i, K, panels, p, PANEL, min(K, DEPTH)), y, at, N)
+    store_tile(accumulate(start, x, i, K, 1, panels, p, PANEL, min(K, DEPTH)), y, at, N)
     ahead = prefetch_lines(panels, ahead, lines)
     for k in range(DEPTH, K, DEPTH):
-        tile = accumulate(zeros, x, i + k, K, panels, p + k * PANEL, PANEL, min(K - k, DEPTH))
+        tile = accumulate(zeros, x, i + k, K, 1, panels, p + k * PANEL, PANEL, min(K - k, DEPTH))
         store_tile(add_rows(tile, y, at, N), y, at, N)
         ahead = prefetch_lines(panels, ahead, lines)
     return ahead

@@ -13,7 +13,9 @@ then an array (WIDTH,), a tile an array (R, C, WIDTH), and a debugger can step t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
@@ -27,6 +29,12 @@ from numba.extending import intrinsic, register_model
 WITHOUT_JIT = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]  # $NUMBA_DISABLE_JIT
 WIDTH = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 
+# Numba compiles a kernel again when the kernel's own file has changed, but does not see that what it inlines from
+# here has: a kernel's stamp is that of all files of this folder.
+SOURCES = tuple(
+    (path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py"))
+)
+
 
 def jit(function: Any) -> Any:
     """The one place for compiler options: compiled at the first call, without the GIL, kept in the on-disk cache.
@@ -35,14 +43,24 @@ def jit(function: Any) -> Any:
     Where Numba finds no folder to keep compiled code in, it raises at once; then the code is compiled every time.
     """
     try:
-        return njit(nogil=True, error_model="numpy", cache=True)(function)
+        compiled = njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:
         return njit(nogil=True, error_model="numpy")(function)
+    if cache_file := getattr(getattr(compiled, "_cache", None), "_cache_file", None):
+        cache_file._source_stamp = SOURCES
+    return compiled
 
 
 def inline(function: Any) -> Any:
     """`jit` for the pieces of a kernel: always inlined, so that vectors stay in registers."""
     return njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
+def empty(size: int) -> Any:
+    """np.empty(size, np.float32) at an address divisible by 64: other vectors lie in two cache lines and cost two."""
+    array = np.empty(size + 15, np.float32)
+    start = -(array.ctypes.data // 4) % 16
+    return array[start : start + size]
 
 
 # --- the types ---------------------------------------------------------------------------------
@@ -206,14 +224,27 @@ def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     return _elementwise("llvm.fma")(typing, a, b, c)
 
 
-@operation(np.minimum)
+def _choose_b_if(comparison: str) -> Callable[..., Any]:
+    """The emitter of: b where b < a (or b > a), else a, so that a NaN in a stays one. x86 has it in one instruction."""
+
+    def emit(typing: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            a, b = arguments
+            return builder.select(builder.fcmp_ordered(comparison, b, a), b, a)
+
+        return VECTOR(a, b), generate
+
+    return emit
+
+
+@operation(lambda a, b: np.where(b < a, b, a))
 def minimum(typing: Any, a: Any, b: Any) -> Any:
-    return _elementwise("llvm.minnum")(typing, a, b)
+    return _choose_b_if("<")(typing, a, b)
 
 
-@operation(np.maximum)
+@operation(lambda a, b: np.where(b > a, b, a))
 def maximum(typing: Any, a: Any, b: Any) -> Any:
-    return _elementwise("llvm.maxnum")(typing, a, b)
+    return _choose_b_if(">")(typing, a, b)
 
 
 @operation(np.rint)
@@ -227,7 +258,7 @@ def fabs(typing: Any, a: Any) -> Any:
     return _elementwise("llvm.fabs")(typing, a)
 
 
-@operation(lambda a, n: np.ldexp(a, n.astype(np.int32)))
+@operation(lambda a, n: np.ldexp(a, np.nan_to_num(n).astype(np.int32)))
 def scale_by_power_of_2(typing: Any, a: Any, n: Any) -> Any:
     """a * 2^n for whole n, where neither a nor the result is subnormal: n is added to the exponent's bits"""
 
@@ -238,60 +269,51 @@ def scale_by_power_of_2(typing: Any, a: Any, n: Any) -> Any:
     return VECTOR(a, n), generate
 
 
-def _halves(combine: Callable[[Any, Any], Any], x: Any) -> Any:
-    """Fold a vector onto itself, half by half: the order in which the sums below add."""
+def _sum_twin(x: Any) -> Any:
     while len(x) > 1:
-        x = combine(x[: len(x) // 2], x[len(x) // 2 :])
+        x = x[: len(x) // 2] + x[len(x) // 2 :]
     return x[0]
 
 
-def _fold(typing: Any, x: Any, combine: Callable[..., Any]) -> Any:
+@operation(_sum_twin)
+def sum_of(typing: Any, x: Any) -> Any:
+    """the sum of the WIDTH numbers: the upper half is added to the lower, and again, until one is left"""
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         x = arguments[0]
         half = WIDTH // 2
         while half:
             lanes = [*range(half, 2 * half), *range(half)] + [0] * (WIDTH - 2 * half)
             moved = builder.shuffle_vector(x, ir.Constant(LLVM_VECTOR, ir.Undefined), ir.Constant(LLVM_INTS, lanes))
-            x = combine(builder, x, moved)
+            x = builder.fadd(x, moved)
             half //= 2
         return builder.extract_element(x, ir.Constant(I32, 0))
 
     return types.float32(x), generate
 
 
-@operation(lambda x: _halves(np.add, x))
-def sum_of(typing: Any, x: Any) -> Any:
-    """the sum of the WIDTH numbers"""
-    return _fold(typing, x, lambda builder, a, b: builder.fadd(a, b))
+# --- 2^x and the normal distribution ----------------------------------------------------------
 
 
-@operation(np.max)
-def max_of(typing: Any, x: Any) -> Any:
-    """the largest of the WIDTH numbers"""
-    return _fold(typing, x, lambda b, x, y: _call(b, f"llvm.maxnum.v{WIDTH}f32", LLVM_VECTOR, x, y))
-
-
-# --- exp and the normal distribution -----------------------------------------------------------
+# P in 2^r = 1 + r P(r), |r| <= 1/2, from the highest power down; bench/fit_polynomials.py computes these numbers.
+EXP2_COEFFICIENTS = (0.000153533613, 0.00133988745, 0.00961843736, 0.0555033247, 0.240226479, 0.693147203)
 
 
 @inline
-def exp(x):
-    """e^x for x <= 88, at most 1.1 ulp off (measured over [-87, 88]); below -87 it stays at e^-87, about 1.6e-38.
+def exp2(x):
+    """2^x for x <= 127, at most 1 ulp off (measured over [-126, 127]); below -126 it stays at 2^-126. NaN gives NaN.
 
-    x = n ln 2 + r with |r| <= ln 2 / 2: 2^n by the exponent's bits, e^r by its Taylor polynomial of degree 7, whose
-    remainder, r^8 / 8!, is 5e-9 of the result.
+    x = n + r with |r| <= 1/2: 2^n by the exponent's bits, 2^r by a polynomial, 2e-9 off.
     """
-    x = maximum(x, splat(np.float32(-87.0)))
-    n = rint(mul(x, splat(np.float32(1.4426950408889634))))
-    r = fma(n, splat(np.float32(-0.693359375)), x)  # ln 2 in two parts: n times the first is exact
-    r = fma(n, splat(np.float32(2.12194440e-4)), r)
-    p = splat(np.float32(1 / 5040))
-    p = fma(p, r, splat(np.float32(1 / 720)))
-    p = fma(p, r, splat(np.float32(1 / 120)))
-    p = fma(p, r, splat(np.float32(1 / 24)))
-    p = fma(p, r, splat(np.float32(1 / 6)))
-    p = fma(p, r, splat(np.float32(1 / 2)))
-    p = fma(p, r, splat(np.float32(1)))
+    x = maximum(x, splat(np.float32(-126)))
+    n = rint(x)
+    r = sub(x, n)
+    p = splat(np.float32(EXP2_COEFFICIENTS[0]))
+    p = fma(p, r, splat(np.float32(EXP2_COEFFICIENTS[1])))
+    p = fma(p, r, splat(np.float32(EXP2_COEFFICIENTS[2])))
+    p = fma(p, r, splat(np.float32(EXP2_COEFFICIENTS[3])))
+    p = fma(p, r, splat(np.float32(EXP2_COEFFICIENTS[4])))
+    p = fma(p, r, splat(np.float32(EXP2_COEFFICIENTS[5])))
     p = fma(p, r, splat(np.float32(1)))
     return scale_by_power_of_2(p, n)
 
@@ -309,7 +331,8 @@ def gelu(x):
     p = fma(p, t, splat(np.float32(0.0993471372)))
     p = fma(p, t, splat(np.float32(0.120845529)))
     p = fma(p, t, splat(np.float32(0.119623263)))
-    tail = mul(mul(p, t), exp(mul(mul(magnitude, splat(np.float32(-0.5))), magnitude)))  # Phi(-|x|)
+    half_square = mul(mul(magnitude, splat(np.float32(-0.5 / math.log(2)))), magnitude)  # e^(-x^2 / 2) is 2 to this
+    tail = mul(mul(p, t), exp2(half_square))  # Phi(-|x|)
     return sub(maximum(x, splat(np.float32(0))), mul(magnitude, tail))
 
 
@@ -426,11 +449,46 @@ def store_tile(typing: Any, tile: Any, y: Any, i: Any, stride: Any) -> Any:
 
 
 @inline
-def accumulate(tile, x, i, stride, p, j, step, depth):
-    """tile + X P: X is R rows of x, `stride` apart, from i; P is `depth` rows of p, `step` apart, from j.
+def accumulate(tile, x, i, x_row, x_term, p, j, p_term, depth):
+    """tile + X P: element (r, k) of X is x[i + r * x_row + k * x_term], row k of P is p[j + k * p_term :].
 
-    The sum runs over the depth in order, each element by itself: its bits do not depend on the tile's shape.
+    The sum runs over k < depth in order, each element by itself: its bits do not depend on the tile's shape.
     """
     for k in range(depth):
-        tile = rank_1_update(tile, x, i + k, stride, p, j + k * step)
+        tile = rank_1_update(tile, x, i + k * x_term, x_row, p, j + k * p_term)
     return tile
+
+
+def _transpose_twin(x: Any, i: int, x_row: int, y: Any, j: int, y_row: int) -> None:
+    for lane in range(WIDTH):
+        y[j + lane : j + (WIDTH - 1) * y_row + lane + 1 : y_row] = x[i + lane * x_row : i + lane * x_row + WIDTH]
+
+
+@operation(_transpose_twin)
+def transpose(typing: Any, x: Any, i: Any, x_row: Any, y: Any, j: Any, y_row: Any) -> Any:
+    """y[j + c * y_row + r] = x[i + r * x_row + c] for all r, c < WIDTH
+
+    In log2(WIDTH) rounds: each exchanges blocks across the diagonal, of 1, then of 2, 4, ... rows and columns.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x, i, x_row, y, j, y_row = arguments
+        rows = []
+        for r in range(WIDTH):
+            at = builder.add(i, builder.mul(x_row, ir.Constant(I64, r)))
+            rows.append(_load(builder, _address(context, builder, signature.args[0], x, at)))
+        block = 1
+        while block < WIDTH:
+            upper = [lane + (WIDTH - block if lane & block else 0) for lane in range(WIDTH)]
+            lower = [lane + (WIDTH if lane & block else block) for lane in range(WIDTH)]
+            for r in (r for r in range(WIDTH) if not r & block):
+                pair = rows[r], rows[r + block]
+                rows[r] = builder.shuffle_vector(*pair, ir.Constant(LLVM_INTS, upper))
+                rows[r + block] = builder.shuffle_vector(*pair, ir.Constant(LLVM_INTS, lower))
+            block *= 2
+        for r, row in enumerate(rows):
+            at = builder.add(j, builder.mul(y_row, ir.Constant(I64, r)))
+            _store(builder, row, _address(context, builder, signature.args[3], y, at))
+        return context.get_dummy_value()
+
+    return types.none(x, types.intp, types.intp, y, types.intp, types.intp), generate
