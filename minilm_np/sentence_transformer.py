@@ -6,9 +6,11 @@ import os
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,11 @@ from minilm_np.weights import DEFAULT_MODEL, load
 
 Array = npt.NDArray[Any]
 
-TOKENIZE_AT_ONCE = 1024  # texts; the tokenizers library keeps about 100 times a text's size while it works
+# Texts tokenised at once: the tokenizers library keeps about 100 times a text's size while it works. NumPy's batches
+# gain from equal lengths, which are sought among so many; the Numba op set pads nothing, and starts sooner with fewer.
+TEXTS_AT_ONCE = {"numpy": 1024, "numba": 256}
+AHEAD = 24  # chunks a thread, computed or waiting: more than a slice of texts, so that no thread waits for words
+_one_team = threading.Lock()
 
 
 class SentenceTransformer:
@@ -62,15 +68,18 @@ class SentenceTransformer:
         self.tokenizer = Tokenizer(
             self.place.folder / "tokenizer.json", self.config.max_seq_length, self.config.vocab_size
         )
-        kernels, self.backend_reason = _kernels(backend, self.dtype, self.config)
-        self.backend = "numba" if kernels else "numpy"
-        self._chunk: int | None = kernels.CHUNK if kernels else None
-        self._bert = model.prepare(params, self.config, kernels or ops)
         self._arguments = (model_name_or_path, backend, threads, str(self.dtype), local_files_only)
+        kernels, self.backend_reason = _kernels(backend, self.dtype, self.config)
         if kernels:
-            release_pages(params)
-            with _said_if_slow("compiling the Numba kernels, once on this machine"):
-                self._forward(self.tokenizer(["compile"]))
+            try:
+                self._bert = model.prepare(params, self.config, kernels)
+                self._warm_up()
+                release_pages(params)
+            except Exception as error:  # Numba is there but cannot compile, or run, on this machine
+                kernels, self.backend_reason = None, _broken(backend, error, stacklevel=3)
+        if not kernels:
+            self._bert = model.prepare(params, self.config, ops)
+        self.backend = "numba" if kernels else "numpy"
 
     def __reduce__(self) -> Any:
         """Pickled as what it was made of: a path and options, not 90 MB of arrays."""
@@ -97,54 +106,100 @@ class SentenceTransformer:
         if isinstance(sentences, str):
             result: Array = self.encode([sentences], batch_size=batch_size)[0]
             return result
-        tokens = self.tokenize(sentences)
-        n = len(tokens.offsets) - 1
-        if n == 0:
+        texts = _as_texts(sentences)
+        if not texts:
             return np.array([])
-        embeddings = np.empty((n, self.config.hidden_size), self.dtype)
+        embeddings = np.empty((len(texts), self.config.hidden_size), self.dtype)
 
-        def compute(rows: Array) -> int:
-            embeddings[rows] = self._forward(tokens.take(rows))
+        def compute(chunk: tuple[Array, Tokens], team: model.Ops | None = None) -> int:
+            rows, tokens = chunk
+            embeddings[rows] = self._forward(tokens, team=team)
             return len(rows)
 
-        lengths = np.diff(tokens.offsets)
-        order = np.argsort(-lengths, kind="stable")  # equal lengths together, longest first
-        chunks = _cut(order, lengths, batch_size, self._chunk)
-        with _progress_bar(n, show_progress_bar) as bar:
-            for done in self._map(compute, chunks):
+        with _progress_bar(len(texts), show_progress_bar) as bar:
+            for done in self._map(compute, self._chunks(texts, batch_size)):
                 bar.update(done)
         return embeddings
 
-    def _map(self, compute: Callable[[Array], int], chunks: list[Array]) -> Iterator[int]:
-        """compute(chunk) for all chunks: on the Numba op set by threads, which share nothing but the list.
+    def _chunks(self, texts: list[Text], batch_size: int) -> Iterator[tuple[Array, Tokens]]:
+        """What is computed at once: (rows of `texts`, their tokens), tokenised a slice at a time, when asked for."""
+        at_once = TEXTS_AT_ONCE[self.backend]
+        for start in range(0, len(texts), at_once):
+            tokens = self._tokenize(texts[start : start + at_once], start)
+            lengths = np.diff(tokens.offsets)
+            order = np.argsort(-lengths, kind="stable")  # equal lengths together, longest first
+            if self.backend == "numba":
+                cuts = _cut_by_tokens(lengths[order], self._bert.ops.CHUNK, self.threads)  # type: ignore[attr-defined]
+            else:
+                cuts = np.arange(batch_size, len(order), batch_size)
+            for rows in np.split(order, cuts):
+                yield start + rows, tokens.take(rows)
+
+    def _map(self, compute: Callable[..., int], chunks: Iterator[Any]) -> Iterator[int]:
+        """compute(chunk) for all chunks. On the Numba op set by threads, which share nothing but the list of chunks;
+        a lone chunk is computed by all of them together.
 
         The threads end with the call, so that a fork after it is safe. An exception, Ctrl-C too, drops what has not
         begun.
         """
-        threads = min(self.threads, len(chunks)) if self._chunk else 1
-        if threads == 1:
+        if self.backend == "numpy" or self.threads == 1:
             yield from map(compute, chunks)
             return
-        with ThreadPoolExecutor(threads, "minilm_np") as pool:
+        first = next(chunks)
+        second = next(chunks, None)
+        if second is None:
+            yield self._together(compute, first)
+            return
+        waiting: deque[Future[int]] = deque()
+        with ThreadPoolExecutor(self.threads, "minilm_np") as pool:
             try:
-                yield from pool.map(compute, chunks)
+                for chunk in chain((first, second), chunks):  # tokenises what is next while the threads compute
+                    waiting.append(pool.submit(compute, chunk))
+                    while waiting and (waiting[0].done() or len(waiting) > AHEAD * self.threads):
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
 
+    def _together(self, compute: Callable[..., int], chunk: Any) -> int:
+        """One chunk on all threads; on one, if another call has them: teams only keep each other from their cores."""
+        if not _one_team.acquire(blocking=False):
+            return compute(chunk)
+        try:
+            from minilm_np.kernels.team import Team
+
+            with Team(self.threads) as team:
+                return compute(chunk, team)
+        finally:
+            _one_team.release()
+
+    def _warm_up(self) -> None:
+        """Run every kernel once: Numba compiles at the first call, or reads what it compiled earlier."""
+        from minilm_np.kernels.simd import WITHOUT_JIT
+        from minilm_np.kernels.team import Team
+
+        if WITHOUT_JIT:
+            return
+        tokens = self.tokenizer(["compile"])
+        with _said_if_slow("compiling the Numba kernels, once on this machine"), Team(2) as team:
+            self._forward(tokens)
+            self._forward(tokens, team=team)
+
     def tokenize(self, sentences: str | Iterable[Text]) -> Tokens:
         """Packed word pieces: token_ids (T,), token_type_ids (T,), offsets (n + 1,). Errors as in `encode`."""
-        texts = _as_texts(sentences)
-        parts = []
-        for start in range(0, len(texts), TOKENIZE_AT_ONCE):
-            some = texts[start : start + TOKENIZE_AT_ONCE]
-            try:
-                parts.append(self.tokenizer(some))
-            except TypeError:  # the library does not say which text: find it
-                for row, text in enumerate(some, start):
-                    _check_unicode(row, text)
-                raise
-        return Tokens.concatenate(parts)
+        texts, at_once = _as_texts(sentences), TEXTS_AT_ONCE["numpy"]
+        starts = range(0, len(texts), at_once)
+        return Tokens.concatenate([self._tokenize(texts[start : start + at_once], start) for start in starts])
+
+    def _tokenize(self, texts: list[Text], first_row: int) -> Tokens:
+        try:
+            return self.tokenizer(texts)
+        except TypeError:  # the library does not say which text: find it
+            for row, text in enumerate(texts, first_row):
+                _check_unicode(row, text)
+            raise
 
     def token_embeddings(self, tokens: Tokens) -> Array:
         """The last layer's hidden_states (T, H): token t of text b is row offsets[b] + t."""
@@ -156,8 +211,9 @@ class SentenceTransformer:
         self._forward(self.tokenize(sentences), seen.__setitem__)
         return seen
 
-    def _forward(self, tokens: Tokens, observe: model.Observer | None = None) -> Array:
-        return model.forward(self._bert, *tokens, observe)
+    def _forward(self, tokens: Tokens, observe: model.Observer | None = None, team: model.Ops | None = None) -> Array:
+        bert = self._bert._replace(ops=team) if team else self._bert
+        return model.forward(bert, *tokens, observe)
 
 
 def _make(name: str, backend: str, threads: int | None, dtype: str, local_files_only: bool) -> SentenceTransformer:
@@ -181,24 +237,30 @@ def _kernels(backend: str, dtype: np.dtype[Any], config: model.BertConfig) -> tu
             raise ValueError(f"backend: found 'numba', wanted 'auto' or 'numpy': {error}") from None
         return None, str(error)
     except Exception as error:  # missing, or broken in whatever way an installation can be
-        if backend == "numba":
-            raise ImportError(f"backend: found 'numba', but Numba does not work here: {error}") from error
-        warnings.warn(f"minilm_np: Numba does not work here, NumPy computes: {error}", RuntimeWarning, stacklevel=3)
-        return None, f"Numba does not work: {error}"
+        return None, _broken(backend, error, stacklevel=4)
     return kernels, "asked for" if backend == "numba" else "the fastest that works here"
 
 
-def _cut(order: Array, lengths: Array, batch_size: int, chunk: int | None) -> list[Array]:
-    """Rows to compute together: `batch_size` at a time or, if there is a limit of tokens, as many as it holds."""
-    if chunk is None:
-        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    starts, tokens = [0], 0
-    for i, length in enumerate(lengths[order].tolist()):
-        if tokens + length > chunk and i > starts[-1]:
-            starts.append(i)
-            tokens = 0
-        tokens += length
-    return np.split(order, starts[1:])
+def _broken(backend: str, error: Exception, stacklevel: int) -> str:
+    """The reason for NumPy, after one warning; ImportError if Numba was asked for."""
+    found = " ".join(str(error).split())[:300]  # Numba's errors can be pages
+    if backend == "numba":
+        raise ImportError(f"backend: found 'numba', but Numba does not work here: {found}") from error
+    warnings.warn(f"minilm_np: Numba does not work here, NumPy computes: {found}", RuntimeWarning, stacklevel)
+    return f"Numba does not work: {found}"
+
+
+def _cut_by_tokens(lengths: Array, limit: int, threads: int) -> Array:
+    """Where to cut texts of these lengths into chunks of about equally many tokens, about `limit` at most.
+
+    As many chunks for every thread, if there are more than one: nobody waits for the last.
+    """
+    ends = np.cumsum(lengths)
+    chunks = -(-int(ends[-1]) // limit)
+    if chunks > 1:
+        chunks = -(-chunks // threads) * threads
+    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, chunks) / chunks)
+    return np.unique(cuts[cuts > 0])
 
 
 @contextmanager

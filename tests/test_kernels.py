@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from tolerances import FLOAT32, assert_close
 from minilm_np import SentenceTransformer, kernels, ops
 from minilm_np.kernels import simd
 from minilm_np.kernels.linear import PANEL
+from minilm_np.kernels.team import Team
+from minilm_np.sentence_transformer import _cut_by_tokens
 from minilm_np.threads import available_cpus
 
 Array = npt.NDArray[Any]
@@ -186,6 +190,50 @@ def test_eight_threads_call_encode_at_once(numba_model: SentenceTransformer, alo
             assert np.array_equal(found, alone)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_a_team_computes_the_same_bits(threads: int) -> None:
+    lengths = [1, 5, 8, 30]
+    offsets = np.cumsum([0, *lengths])
+    x, weight, bias = normal(44, 3 * PANEL), normal(9 * PANEL, 3 * PANEL) / 12, normal(9 * PANEL)
+    dense = kernels.prepare_dense(weight, bias)
+    with Team(threads) as team:
+        for rows in (1, 7, 8, 44):
+            for activation in (None, "gelu", "relu"):
+                found = team.linear(x[:rows], dense, activation)
+                assert np.array_equal(found, kernels.linear(x[:rows], dense, activation))
+        qkv = team.linear(x, dense, None)
+        assert np.array_equal(team.attention(qkv, offsets, 3), kernels.attention(qkv, offsets, 3))
+
+
+@needs_jit
+def test_a_helper_that_fails_is_an_error_and_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(*_: Any) -> int:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(sys.modules[Team.__module__], "serve", serve)
+    x, dense = normal(9, PANEL), kernels.prepare_dense(normal(PANEL, PANEL), normal(PANEL))
+    with pytest.raises(MemoryError, match="no room"), Team(3) as team:
+        team.linear(x, dense, None)
+
+
+@needs_jit
+def test_no_more_threads_to_be_had_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import _thread
+
+    start, started = _thread.start_new_thread, list[int]()
+
+    def one_only(*arguments: Any) -> Any:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(start(*arguments))
+
+    monkeypatch.setattr(_thread, "start_new_thread", one_only)
+    x, dense = normal(9, PANEL), kernels.prepare_dense(normal(PANEL, PANEL), normal(PANEL))
+    with Team(3) as team:
+        assert np.array_equal(team.linear(x, dense, None), kernels.linear(x, dense, None))
+        assert team.parts == 1
+
+
 @needs_jit
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_fork_after_use_and_pickle(weights_folder: Path) -> None:
@@ -210,7 +258,7 @@ assert (pickle.loads(data).encode(texts) == wanted).all()
 def test_an_error_in_a_thread_reaches_the_caller(
     numba_model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any) -> Array:
+    def interrupted(*_: Any, **__: Any) -> Array:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(numba_model, "_forward", interrupted)
@@ -245,6 +293,71 @@ else:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
+def test_kernels_that_do_not_compile_are_no_error(weights_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("LLVM ERROR:\n  no such instruction")
+
+    monkeypatch.setattr(SentenceTransformer, "_warm_up", broken)
+    with pytest.warns(RuntimeWarning, match=r"NumPy computes: LLVM ERROR: no such instruction$") as seen:
+        model = SentenceTransformer(weights_folder)
+    assert len(seen) == 1 and seen[0].filename == __file__
+    assert (model.backend, model.backend_reason) == ("numpy", "Numba does not work: LLVM ERROR: no such instruction")
+    assert model.encode("works").shape == (384,)
+    with pytest.raises(ImportError, match="backend: found 'numba', but Numba does not work here: LLVM ERROR"):
+        SentenceTransformer(weights_folder, backend="numba")
+
+
+@needs_jit
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_ctrl_c_ends_a_long_encode(weights_folder: Path) -> None:
+    code = f"""
+from minilm_np import SentenceTransformer
+model = SentenceTransformer({str(weights_folder)!r}, backend="numba", threads=2)
+wanted = model.encode("again")
+print("begin", flush=True)
+try:
+    model.encode(["a text " * 200] * 20_000)
+except KeyboardInterrupt:
+    assert (model.encode("again") == wanted).all()
+    print("interrupted, and works again")
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout and run.stdout.readline() == "begin\n"
+        time.sleep(0.5)
+        before = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        out, error = run.communicate(timeout=60)
+    assert out == "interrupted, and works again\n", error
+    assert time.monotonic() - before < 20  # all of it would take minutes
+
+
+@needs_jit
+def test_a_read_only_installation_without_home(weights_folder: Path, tmp_path: Path) -> None:
+    """No folder can be written: what is compiled is not kept, and all works."""
+    package = tmp_path / "minilm_np"
+    shutil.copytree(Path(simd.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from numba.core import caching
+def nowhere(self): raise OSError("read-only file system")
+for locator in (caching.InTreeCacheLocator, caching.UserWideCacheLocator):
+    locator.ensure_cache_path = nowhere
+import minilm_np
+assert minilm_np.__file__.startswith({str(tmp_path)!r})
+model = minilm_np.SentenceTransformer({str(weights_folder)!r}, backend="numba")
+assert model.encode("works").shape == (384,)
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    run = subprocess.run(
+        [sys.executable, "-B", "-c", code], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert run.returncode == 0, run.stderr
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
 def test_no_folder_for_compiled_code_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def njit(cache: bool = False, **_: Any) -> Any:
         if cache:
@@ -265,16 +378,19 @@ def test_backend_auto_and_what_does_not_fit(weights_folder: Path) -> None:
             SentenceTransformer(weights_folder, threads=threads)  # type: ignore[arg-type]
 
 
-@needs_jit
-def test_chunks_hold_every_text_once(numba_model: SentenceTransformer) -> None:
-    from minilm_np.sentence_transformer import _cut
-
-    lengths = np.array([256, 200, 100, 100, 50, 3, 2])
-    order = np.arange(len(lengths))
-    chunks = _cut(order, lengths, 32, 256)
-    assert [chunk.tolist() for chunk in chunks] == [[0], [1], [2, 3, 4, 5, 6]]
-    assert all(a.size and b.size for a, b in pairwise(chunks))
-    assert [chunk.tolist() for chunk in _cut(order, lengths, 3, None)] == [[0, 1, 2], [3, 4, 5], [6]]
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("limit", [1, 50, 320])
+def test_chunks_hold_every_text_once_and_are_about_equal(threads: int, limit: int) -> None:
+    for lengths in ([5], [256] * 7, [256, 200, 100, 100, 50, 3, 2], [20] * 1000, list(range(256, 2, -1))):
+        cuts = _cut_by_tokens(np.array(lengths), limit, threads)
+        chunks = np.split(np.array(lengths), cuts)
+        assert np.concatenate(chunks).tolist() == lengths
+        sizes = [int(chunk.sum()) for chunk in chunks]
+        assert min(len(chunk) for chunk in chunks) > 0
+        assert max(sizes) < limit + max(lengths)
+        if len(lengths) == 1000:
+            assert max(sizes) - min(sizes) <= 20
+            assert limit == 1 or len(chunks) % threads == 0
 
 
 @needs_jit

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm_np import SentenceTransformer, WeightsError
+from minilm_np import SentenceTransformer, WeightsError, sentence_transformer
 from minilm_np.tokenizer import Tokenizer, Tokens
 
 CLS, SEP, UNK, MASK = 101, 102, 100, 103
@@ -85,7 +85,7 @@ def test_threads_share_one_tokenizer(tokenizer: Tokenizer) -> None:
 def test_tokenizing_in_slices_changes_nothing(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"text number {i}" for i in range(50)]
     whole = model.tokenize(texts)
-    monkeypatch.setattr("minilm_np.sentence_transformer.TOKENIZE_AT_ONCE", 7)
+    monkeypatch.setitem(sentence_transformer.TEXTS_AT_ONCE, "numpy", 7)
     assert same(model.tokenize(texts), whole)
 
 
