@@ -28,7 +28,6 @@ Array = npt.NDArray[Any]
 # gain from equal lengths, which are sought among so many; the Numba op set pads nothing, and starts sooner with fewer.
 TEXTS_AT_ONCE = {"numpy": 1024, "numba": 256}
 AHEAD = 24  # chunks a thread, computed or waiting: more than a slice of texts, so that no thread waits for words
-_one_team = threading.Lock()
 
 
 class SentenceTransformer:
@@ -116,9 +115,13 @@ class SentenceTransformer:
             embeddings[rows] = self._forward(tokens, team=team)
             return len(rows)
 
-        with _progress_bar(len(texts), show_progress_bar) as bar:
-            for done in self._map(compute, self._chunks(texts, batch_size)):
-                bar.update(done)
+        computed = self._map(compute, self._chunks(texts, batch_size))
+        if show_progress_bar:
+            with _progress_bar(len(texts)) as bar:
+                for done in computed:
+                    bar.update(done)
+        else:
+            deque(computed, maxlen=0)  # run it to its end
         return embeddings
 
     def _chunks(self, texts: list[Text], batch_size: int) -> Iterator[tuple[Array, Tokens]]:
@@ -139,8 +142,8 @@ class SentenceTransformer:
         """compute(chunk) for all chunks. On the Numba op set by threads, which share nothing but the list of chunks;
         a lone chunk is computed by all of them together.
 
-        The threads end with the call, so that a fork after it is safe. An exception, Ctrl-C too, drops what has not
-        begun.
+        The pool ends with the call; what a team keeps is safe across a fork. An exception, Ctrl-C too, drops what has
+        not begun.
         """
         if self.backend == "numpy" or self.threads == 1:
             yield from map(compute, chunks)
@@ -164,16 +167,11 @@ class SentenceTransformer:
                 raise
 
     def _together(self, compute: Callable[..., int], chunk: Any) -> int:
-        """One chunk on all threads; on one, if another call has them: teams only keep each other from their cores."""
-        if not _one_team.acquire(blocking=False):
-            return compute(chunk)
-        try:
-            from minilm_np.kernels.team import Team
+        """One chunk on all threads."""
+        from minilm_np.kernels.team import team
 
-            with Team(self.threads) as team:
-                return compute(chunk, team)
-        finally:
-            _one_team.release()
+        with team(self.threads) as members:
+            return compute(chunk, members)
 
     def _warm_up(self) -> None:
         """Run every kernel once: Numba compiles at the first call, or reads what it compiled earlier."""
@@ -183,9 +181,11 @@ class SentenceTransformer:
         if WITHOUT_JIT:
             return
         tokens = self.tokenizer(["compile"])
-        with _said_if_slow("compiling the Numba kernels, once on this machine"), Team(2) as team:
+        with _said_if_slow("compiling the Numba kernels, once on this machine"):
             self._forward(tokens)
-            self._forward(tokens, team=team)
+            together = Team(2)
+            together.assemble()
+            self._forward(tokens, team=together)
 
     def tokenize(self, sentences: str | Iterable[Text]) -> Tokens:
         """Packed word pieces: token_ids (T,), token_type_ids (T,), offsets (n + 1,). Errors as in `encode`."""
@@ -275,10 +275,10 @@ def _said_if_slow(what: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _progress_bar(total: int, show: bool) -> Any:
+def _progress_bar(total: int) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, unit="text", disable=None if show else True)  # None: only on a terminal
+    return tqdm(total=total, unit="text", disable=None)  # None: only on a terminal
 
 
 def _as_texts(sentences: Any) -> list[Text]:

@@ -30,6 +30,7 @@ from minilm_np import SentenceTransformer, kernels, ops
 from minilm_np.kernels import simd
 from minilm_np.kernels.linear import PANEL
 from minilm_np.kernels.team import Team
+from minilm_np.kernels.team import team as team_of
 from minilm_np.sentence_transformer import _cut_by_tokens
 from minilm_np.threads import available_cpus
 
@@ -196,7 +197,8 @@ def test_a_team_computes_the_same_bits(threads: int) -> None:
     offsets = np.cumsum([0, *lengths])
     x, weight, bias = normal(44, 3 * PANEL), normal(9 * PANEL, 3 * PANEL) / 12, normal(9 * PANEL)
     dense = kernels.prepare_dense(weight, bias)
-    with Team(threads) as team:
+    with team_of(threads) as team:
+        assert team
         for rows in (1, 7, 8, 44):
             for activation in (None, "gelu", "relu"):
                 found = team.linear(x[:rows], dense, activation)
@@ -206,14 +208,28 @@ def test_a_team_computes_the_same_bits(threads: int) -> None:
 
 
 @needs_jit
+def test_only_one_call_has_the_team() -> None:
+    with team_of(2) as first, team_of(2) as second:
+        assert isinstance(first, Team) and second is None
+    with team_of(2) as again:
+        assert again is first
+
+
+@needs_jit
 def test_a_helper_that_fails_is_an_error_and_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def serve(*_: Any) -> int:
         raise MemoryError("no room")
 
     monkeypatch.setattr(sys.modules[Team.__module__], "serve", serve)
     x, dense = normal(9, PANEL), kernels.prepare_dense(normal(PANEL, PANEL), normal(PANEL))
-    with pytest.raises(MemoryError, match="no room"), Team(3) as team:
-        team.linear(x, dense, None)
+    team = Team(3)
+    team.assemble()
+    with pytest.raises(MemoryError, match="no room"):
+        while True:
+            team.linear(x, dense, None)
+    monkeypatch.undo()
+    team.assemble()
+    assert np.array_equal(team.linear(x, dense, None), kernels.linear(x, dense, None))
 
 
 @needs_jit
@@ -229,9 +245,10 @@ def test_no_more_threads_to_be_had_is_no_error(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(_thread, "start_new_thread", one_only)
     x, dense = normal(9, PANEL), kernels.prepare_dense(normal(PANEL, PANEL), normal(PANEL))
-    with Team(3) as team:
-        assert np.array_equal(team.linear(x, dense, None), kernels.linear(x, dense, None))
-        assert team.parts == 1
+    team = Team(3)
+    team.assemble()
+    assert np.array_equal(team.linear(x, dense, None), kernels.linear(x, dense, None))
+    assert len(started) == 1
 
 
 @needs_jit

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from minilm_np import ops
 from minilm_np.kernels import attention as _attention
 from minilm_np.kernels import layer_norm as _layer_norm
-from minilm_np.kernels.linear import PANEL, Packed, prepare_dense
+from minilm_np.kernels.linear import PANEL, Packed, panels_of, prepare_dense
 from minilm_np.kernels.linear import linear as _linear
 from minilm_np.kernels.simd import WIDTH, empty
 
@@ -73,23 +73,21 @@ def embed(
 def linear(x: Array, dense: Packed, activation: str | None) -> Array:
     (N, K), T = dense.shape, len(x)
     y = _empty(T, N)
-    _linear(_flat(x), T, K, dense.panels, dense.bias, N, activation == "gelu", y.reshape(-1), 0, 1)
+    _linear(_flat(x), T, K, dense.panels, dense.bias, N, activation == "gelu", y.reshape(-1), 0, panels_of(N), 1)
     return y if activation in (None, "gelu") else ops.ACTIVATIONS[activation](y)
 
 
 def add_layer_norm(x: Array, residual: Array, norm: ops.LayerNorm, eps: float) -> Array:
     T, H = x.shape
     y = _empty(T, H)
-    _layer_norm.add_layer_norm(
-        _flat(x), _flat(residual), T, H, _flat(norm[0]), _flat(norm[1]), eps, y.reshape(-1), 0, 1
-    )
+    _layer_norm.add_layer_norm(_flat(x), _flat(residual), T, H, _flat(norm[0]), _flat(norm[1]), eps, y.reshape(-1))
     return y
 
 
 def attention(qkv: Array, offsets: Array, num_heads: int) -> Array:
     T, H = len(qkv), qkv.shape[1] // 3
     context = _empty(T, H)
-    _attention.attention(_flat(qkv), offsets, H, num_heads, context.reshape(-1), 0, 1)
+    _attention.attention(_flat(qkv), offsets, H, num_heads, context.reshape(-1), 0, num_heads)
     return context
 
 

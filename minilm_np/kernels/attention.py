@@ -106,8 +106,8 @@ def weighted_values(pair, single, scores, column, S, qkv, value, H, D, context, 
 
 
 @jit
-def attention(qkv, offsets, H, num_heads, context, part, parts):
-    """context (T, H) from qkv (T, 3H), both flat; the heads part, part + parts, ... of every sentence."""
+def attention(qkv, offsets, H, num_heads, context, first_head, last_head):
+    """context (T, H) from qkv (T, 3H), both flat; the heads first_head to last_head - 1 of every sentence."""
     D = H // num_heads
     scale = np.float32(1 / math.sqrt(D))
     longest = 0
@@ -119,7 +119,7 @@ def attention(qkv, offsets, H, num_heads, context, part, parts):
     for b in range(len(offsets) - 1):
         first = offsets[b]
         S = offsets[b + 1] - first
-        for head in range(part, num_heads, parts):
+        for head in range(first_head, last_head):
             value = first * 3 * H + 2 * H + head * D
             for block in range(0, S, LANES):
                 q = max(min(block, S - ROWS), 0)  # at least ROWS queries, if there are: some a second time

@@ -1,6 +1,6 @@
 """The row-by-row operations: embedding look-up, residual + LayerNorm, mean pooling, L2 normalisation.
 
-All arrays are flat; H is a multiple of WIDTH. Rows part, part + parts, ... are computed.
+All arrays are flat; H is a multiple of WIDTH.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def normalise_row(y, i, H, weight, bias, eps):
 
 
 @jit
-def add_layer_norm(x, residual, T, H, weight, bias, eps, y, part, parts):
+def add_layer_norm(x, residual, T, H, weight, bias, eps, y):
     """y (T, H) = LayerNorm(x + residual)"""
-    for t in range(part, T, parts):
+    for t in range(T):
         for j in range(t * H, t * H + H, WIDTH):
             store(add(load(x, j), load(residual, j)), y, j)
         normalise_row(y, t * H, H, weight, bias, eps)

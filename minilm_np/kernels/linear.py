@@ -46,6 +46,10 @@ class Packed(NamedTuple):
     shape: tuple[int, int]  # (N, K)
 
 
+def panels_of(N: int) -> int:
+    return -(-N // PANEL)
+
+
 def prepare_dense(weight: Array, bias: Array) -> Packed:
     """Pack weight (N, K). If PANEL does not divide N, the last panel overlaps the one before."""
     N, K = weight.shape
@@ -77,23 +81,22 @@ def product(start, zeros, x, i, K, panels, p, y, at, N, ahead, lines):
 
 
 @jit
-def linear(x, T, K, panels, bias, N, use_gelu, y, part, parts):
-    """y (T, N) from x (T, K), both flat; the panels part, part + parts, ... of it.
+def linear(x, T, K, panels, bias, N, use_gelu, y, first, last, ahead):
+    """y (T, N) from x (T, K), both flat; of it the panels first to last - 1. The caller's next is `ahead` panels on.
 
     Rows go by ROWS; the last ROWS of them may overlap those before, which computes the same bits again.
     """
-    count = (N + PANEL - 1) // PANEL
     blocks = (T + ROWS - 1) // ROWS
     lines = (STEP * PANEL // 16 + blocks - 1) // blocks if blocks >= 2 else 0
-    for q in range(part, count, parts):
+    for q in range(first, last):
         j = min(q * PANEL, N - PANEL)
         p = q * K * PANEL
         if T >= ROWS:
             for block in range(blocks):
                 i = min(block * ROWS, T - ROWS)
                 tile, zeros = tile_of(bias, j, ROWS, VECTORS), zero_tile(ROWS, VECTORS)
-                ahead = p + parts * K * PANEL + block * lines * 16 * (K // STEP)
-                product(tile, zeros, x, i * K, K, panels, p, y, i * N + j, N, ahead, lines)
+                line = p + ahead * K * PANEL + block * lines * 16 * (K // STEP)
+                product(tile, zeros, x, i * K, K, panels, p, y, i * N + j, N, line, lines)
         else:
             for i in range(T):
                 row, zeros = tile_of(bias, j, 1, VECTORS), zero_tile(1, VECTORS)

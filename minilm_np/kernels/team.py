@@ -2,8 +2,9 @@
 
 A query of 20 word pieces is 30 operations of about 50 microseconds, and 42 MB of weights that one core cannot read any
 faster: both have to be shared, and handing each operation to a thread pool would cost more than it saves. So the
-helpers wait in a loop, without the GIL, for the number in `box` to rise; the box says what is to be done, and each does
-its share of columns or heads. Every number is computed as it is alone, so the result has the same bits.
+helpers look into a box, in a loop and without the GIL: it says what is to be done, in how many pieces (panels, heads),
+and every thread takes the next piece. The caller takes pieces too, and waits only for what a helper has begun: where
+the other cores are busy it does everything itself. Every number is computed as it is alone: the same bits.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import _thread
 import os
 import platform
+import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -23,18 +26,23 @@ from numba.core import cgutils
 
 from minilm_np import kernels, ops
 from minilm_np.kernels.attention import attention
-from minilm_np.kernels.linear import Packed, linear
+from minilm_np.kernels.linear import Packed, linear, panels_of
 from minilm_np.kernels.simd import F32, I64, WITHOUT_JIT, empty, inline, jit, operation
 
 Array = npt.NDArray[Any]
 
-# The box: an int64 array, its fields a cache line (8 numbers) apart where different threads write.
-POSTED, WHAT, ARGUMENTS, DONE = 0, 1, 8, 24  # DONE + 8 * part: the last operation that a helper has finished
-STOP, LINEAR, ATTENTION = 0, 1, 2
-GONE = 1 << 62  # as DONE: this helper has failed
-LARGEST = 8  # members; the narrowest dense layer has eight panels
-PATIENCE = 20_000  # looks at the box, about 0.1 ms, before a helper lets others have its core
-
+# The box: an int64 array. What several threads write lies a cache line (8 numbers) apart.
+OPEN, DONE, FAILED, WHAT, ARGUMENTS = 0, 8, 16, 24, 25
+SIZE = ARGUMENTS + 8
+# OPEN: number of the operation << 32 | first << 16 | last: of its pieces (panels, heads) nobody has taken those from
+# first to last - 1 yet. The caller takes them from below and helpers from above, so each knows which panel it will
+# want next.
+LINEAR, ATTENTION = 1, 2  # WHAT
+LARGEST = 8  # members: the narrowest dense layer has eight panels
+ALONE = 32  # tokens: the attention of fewer takes less time than asking for help
+# Looks at the box, some 0.5 ms, before a helper without work lets others have its core; and how often it does so before
+# it ends. Queries in a row find it awake, which saves each the 0.2 ms that waking a core takes.
+PATIENCE, LINGER = 20_000, 4
 
 _let_others_run = getattr(os, "sched_yield", lambda: time.sleep(0))
 
@@ -42,8 +50,8 @@ _let_others_run = getattr(os, "sched_yield", lambda: time.sleep(0))
 # --- memory that two threads look at -----------------------------------------------------------
 
 
-def _box_address(context: Any, builder: Any, signature: Any, box: Any, i: Any) -> Any:
-    return builder.gep(context.make_array(signature.args[-2])(context, builder, box).data, [i])
+def _box_address(context: Any, builder: Any, box_type: Any, box: Any, i: Any) -> Any:
+    return builder.gep(context.make_array(box_type)(context, builder, box).data, [i])
 
 
 @operation(lambda box, i: int(box[i]))
@@ -54,25 +62,44 @@ def look(typing: Any, box: Any, i: Any) -> Any:
         if platform.machine().lower() in ("x86_64", "amd64"):  # a hint: this is a waiting loop
             pause = ir.FunctionType(ir.VoidType(), [])
             builder.call(cgutils.get_or_insert_function(builder.module, pause, "llvm.x86.sse2.pause"), [])
-        return builder.load_atomic(_box_address(context, builder, signature, *arguments), "acquire", 8)
+        return builder.load_atomic(_box_address(context, builder, signature.args[0], *arguments), "acquire", 8)
 
     return types.int64(box, types.intp), generate
 
 
-def _announce_twin(value: int, box: Array, i: int) -> None:
-    box[i] = value
+def _swap_twin(box: Array, i: int, old: int, new: int) -> bool:
+    same = bool(box[i] == old)
+    if same:
+        box[i] = new
+    return same
 
 
-@operation(_announce_twin)
-def announce(typing: Any, value: Any, box: Any, i: Any) -> Any:
-    """box[i] = value, seen by others only after all that was written before"""
+@operation(_swap_twin)
+def swap(typing: Any, box: Any, i: Any, old: Any, new: Any) -> Any:
+    """box[i] = new if it is still old; whether it was"""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value, box, i = arguments
-        builder.store_atomic(value, _box_address(context, builder, signature, box, i), "release", 8)
+        box, i, old, new = arguments
+        address = _box_address(context, builder, signature.args[0], box, i)
+        return builder.extract_value(builder.cmpxchg(address, old, new, "acq_rel", "acquire"), 1)
+
+    return types.boolean(box, types.intp, types.int64, types.int64), generate
+
+
+def _increase_twin(box: Array, i: int) -> None:
+    box[i] += 1
+
+
+@operation(_increase_twin)
+def increase(typing: Any, box: Any, i: Any) -> Any:
+    """box[i] += 1, seen by others only after all that was written before"""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = _box_address(context, builder, signature.args[0], *arguments)
+        builder.atomic_rmw("add", address, ir.Constant(I64, 1), "acq_rel")
         return context.get_dummy_value()
 
-    return types.none(types.int64, box, types.intp), generate
+    return types.none(box, types.intp), generate
 
 
 @operation(lambda address: address)
@@ -94,80 +121,72 @@ def _integers_at(typing: Any, address: Any) -> Any:
 # --- the work ----------------------------------------------------------------------------------
 
 
-@jit
-def serve(box, finished, part, parts):
-    """Do this helper's share of whatever is posted, from operation number finished + 1 on, until STOP or patience ends.
+@inline
+def take(box, from_below):
+    """A piece of the posted operation that is now this thread's, or -1 if there is none or another was quicker."""
+    seen = look(box, OPEN)
+    first, last = (seen >> 16) & 0xFFFF, seen & 0xFFFF
+    if first == last:
+        return -1
+    if from_below:
+        return first if swap(box, OPEN, seen, seen + 0x10000) else -1
+    return last - 1 if swap(box, OPEN, seen, seen - 1) else -1
 
-    Returns the number of the last operation done, or -1 after STOP.
-    """
-    patience = PATIENCE
+
+@inline
+def do(box, piece, step):
+    """The piece taken. Its arrays stay: the caller waits until every piece that was taken is done."""
+    a = box[ARGUMENTS : ARGUMENTS + 8]
+    if box[WHAT] == LINEAR:
+        T, K, N = a[4], a[5], a[6]
+        x, panels = carray(_floats_at(a[0]), T * K), carray(_floats_at(a[1]), N * K)
+        bias, y = carray(_floats_at(a[2]), N), carray(_floats_at(a[3]), T * N)
+        linear(x, T, K, panels, bias, N, a[7] == 1, y, piece, piece + 1, step)
+    else:
+        T, H, num_heads = a[4], a[5], a[6]
+        qkv, context = carray(_floats_at(a[0]), T * 3 * H), carray(_floats_at(a[1]), T * H)
+        attention(qkv, carray(_integers_at(a[2]), a[3]), H, num_heads, context, piece, piece + 1)
+    increase(box, DONE)
+
+
+@jit
+def serve(box, helpers):
+    """A helper: do pieces of whatever is posted, until there is none for a while. Returns whether there was any."""
+    patience, useful = PATIENCE, False
     while patience > 0:
-        if look(box, POSTED) == finished:
-            patience -= 1
-            continue
-        patience = PATIENCE
-        finished += 1
-        if box[WHAT] == STOP:
-            announce(finished, box, DONE + 8 * part)
-            return -1
-        a = box[ARGUMENTS : ARGUMENTS + 8]
-        if box[WHAT] == LINEAR:
-            T, K, N = a[4], a[5], a[6]
-            x, panels = carray(_floats_at(a[0]), T * K), carray(_floats_at(a[1]), N * K)
-            bias, y = carray(_floats_at(a[2]), N), carray(_floats_at(a[3]), T * N)
-            linear(x, T, K, panels, bias, N, a[7] == 1, y, part, parts)
-        else:
-            T, H = a[4], a[5]
-            qkv, context = carray(_floats_at(a[0]), T * 3 * H), carray(_floats_at(a[1]), T * H)
-            attention(qkv, carray(_integers_at(a[2]), a[3]), H, a[6], context, part, parts)
-        announce(finished, box, DONE + 8 * part)
-    return finished
+        piece = take(box, False)
+        if piece >= 0:
+            do(box, piece, -helpers)
+            patience, useful = PATIENCE, True
+        patience -= 1
+    return useful
 
 
-@inline
-def post(box, what):
+@jit
+def lead(box, what, pieces, a0, a1, a2, a3, a4, a5, a6, a7):
+    """The caller: post an operation, do pieces of it until all are taken, and wait until they are done.
+
+    If a helper has failed, nobody does what it has taken: then this returns at once.
+    """
+    a = box[ARGUMENTS : ARGUMENTS + 8]
+    a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7] = a0, a1, a2, a3, a4, a5, a6, a7
     box[WHAT] = what
-    announce(box[POSTED] + 1, box, POSTED)
-
-
-@inline
-def wait(box, parts):
-    for part in range(1, parts):
-        while look(box, DONE + 8 * part) < box[POSTED]:
-            pass
-
-
-@jit
-def lead_linear(box, x, T, K, panels, bias, N, use_gelu, y, parts):
-    a = box[ARGUMENTS : ARGUMENTS + 8]
-    a[0], a[1], a[2], a[3] = x.ctypes.data, panels.ctypes.data, bias.ctypes.data, y.ctypes.data
-    a[4], a[5], a[6], a[7] = T, K, N, use_gelu
-    post(box, LINEAR)
-    linear(x, T, K, panels, bias, N, use_gelu, y, 0, parts)
-    wait(box, parts)
-
-
-@jit
-def lead_attention(box, qkv, offsets, T, H, num_heads, context, parts):
-    a = box[ARGUMENTS : ARGUMENTS + 8]
-    a[0], a[1], a[2], a[3] = qkv.ctypes.data, context.ctypes.data, offsets.ctypes.data, len(offsets)
-    a[4], a[5], a[6] = T, H, num_heads
-    post(box, ATTENTION)
-    attention(qkv, offsets, H, num_heads, context, 0, parts)
-    wait(box, parts)
-
-
-@jit
-def dismiss(box, parts):
-    post(box, STOP)
-    wait(box, parts)
+    box[DONE] = 0
+    before = box[OPEN]
+    swap(box, OPEN, before, (((before >> 32) + 1) << 32) + pieces)
+    first, last = 0, pieces
+    while first < last:
+        piece = take(box, True)
+        if piece >= 0:
+            do(box, piece, 1)
+        open_ = look(box, OPEN)
+        first, last = (open_ >> 16) & 0xFFFF, open_ & 0xFFFF
+    while look(box, DONE) != pieces and look(box, FAILED) == 0:
+        pass
 
 
 class Team:
-    """The op set of minilm_np.kernels on `threads` threads, from entering the context to leaving it.
-
-    The caller is one of them; it alone does what takes a microsecond.
-    """
+    """The op set of minilm_np.kernels on several threads; the caller is one and does alone what takes no time."""
 
     embed = staticmethod(kernels.embed)
     add_layer_norm = staticmethod(kernels.add_layer_norm)
@@ -177,44 +196,72 @@ class Team:
     prepare_dense = staticmethod(kernels.prepare_dense)
 
     def __init__(self, threads: int):
-        self.parts = 1 if WITHOUT_JIT else min(threads, LARGEST)
-        self._box = np.zeros(DONE + 8 * LARGEST, np.int64)
-        self._errors: list[BaseException] = []
+        self.members = 1 if WITHOUT_JIT else min(threads, LARGEST)
+        self._box = np.zeros(SIZE, np.int64)
+        self._present = 0
+        self._error: BaseException | None = None
 
-    def __enter__(self) -> Team:
-        for part in range(1, self.parts):
-            try:
-                _thread.start_new_thread(self._help, (part,))  # threading.Thread waits for it: 0.1 ms
-            except RuntimeError:  # the system allows no more threads: the caller does it alone
-                dismiss(self._box, part)
-                self.parts = 1
-                break
-        return self
+    def assemble(self) -> None:
+        """Start the helpers that are not there (any more); each ends by itself when there is nothing to do."""
+        self._error, self._box[FAILED] = None, 0
+        with suppress(RuntimeError):  # the system allows no more threads: who is there does it all
+            while self._present < self.members - 1:
+                _thread.start_new_thread(self._help, ())  # threading.Thread waits for it: 0.1 ms
+                self._present += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        dismiss(self._box, self.parts)
-        if self._errors and not error:
-            raise self._errors[0]
-
-    def _help(self, part: int) -> None:
-        finished = 0
+    def _help(self) -> None:
+        idle = 0
         try:
-            while finished >= 0:
-                finished = serve(self._box, finished, part, self.parts)
+            while idle < LINGER:
+                idle = 0 if serve(self._box, self.members - 1) else idle + 1
                 _let_others_run()
-        except BaseException as error:  # out of memory; nobody shall wait for this thread
-            self._errors.append(error)
-            self._box[DONE + 8 * part] = GONE
+        except BaseException as error:  # out of memory, say: nobody shall wait for what this thread has taken
+            self._error, self._box[FAILED] = error, 1
+        finally:
+            self._present -= 1
+
+    def _do(self, what: int, pieces: int, *arguments: int) -> None:
+        lead(self._box, what, pieces, *arguments)
+        if self._error:
+            raise self._error
 
     def linear(self, x: Array, dense: Packed, activation: str | None) -> Array:
+        if self.members == 1:
+            return kernels.linear(x, dense, activation)
         (N, K), T = dense.shape, len(x)
         y: Array = empty(T * N).reshape(T, N)
-        gelu = activation == "gelu"
-        lead_linear(self._box, x.reshape(-1), T, K, dense.panels, dense.bias, N, gelu, y.reshape(-1), self.parts)
+        arrays = (_address(x), _address(dense.panels), _address(dense.bias), _address(y))
+        self._do(LINEAR, panels_of(N), *arrays, T, K, N, int(activation == "gelu"))
         return y if activation in (None, "gelu") else ops.ACTIVATIONS[activation](y)
 
     def attention(self, qkv: Array, offsets: Array, num_heads: int) -> Array:
         T, H = len(qkv), qkv.shape[1] // 3
+        if self.members == 1 or T < ALONE:
+            return kernels.attention(qkv, offsets, num_heads)
         context: Array = empty(T * H).reshape(T, H)
-        lead_attention(self._box, qkv.reshape(-1), offsets, T, H, num_heads, context.reshape(-1), self.parts)
+        arrays = (_address(qkv), _address(context), _address(offsets))
+        self._do(ATTENTION, num_heads, *arrays, len(offsets), T, H, num_heads, 0)
         return context
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+_teams: dict[tuple[int, int], Team] = {}
+_in_use = threading.Lock()
+
+
+@contextmanager
+def team(threads: int) -> Iterator[Team | None]:
+    """The team of so many threads; None while another call has it: two would keep each other from their cores."""
+    if not _in_use.acquire(blocking=False):
+        yield None
+        return
+    try:
+        found = _teams.setdefault((os.getpid(), threads), Team(threads))  # threads do not survive a fork
+        found.assemble()
+        yield found
+    finally:
+        _in_use.release()
