@@ -92,7 +92,7 @@ def measure(folder: Path, texts: Iterable[Text] = TEXTS) -> dict[str, dict[str, 
     theirs = {dtype: load_bert(folder, dtype) for dtype in ("float32", "float64")}
     table: dict[str, dict[str, float]] = {}
     for text in texts:
-        tokens = ours["float32"].tokenize([text])
+        tokens = ours["float32"].tokens([text])
         truth = our_stages(ours["float64"], text)
         runs = {
             "NumPy float32": our_stages(ours["float32"], text),

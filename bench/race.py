@@ -249,7 +249,7 @@ def main() -> None:
     texts_of = corpora(model.tokenizer)
     for kind in arguments.kinds:
         texts = texts_of[kind]
-        lengths = np.diff(model.tokenize(texts).offsets)
+        lengths = np.diff(model.tokens(texts).offsets)
         sample = texts[:64]
         truth = oracle.encode(sample)
         for name, encode in racers.items():

@@ -110,13 +110,9 @@ def read_config(folder: Path) -> BertConfig:
         longest = positions if longest is None else min(longest, positions) if _is_integer(longest) else longest
     if not _is_integer(longest) or not 3 <= longest <= positions:
         raise WeightsError(f"{path}: {key}: found {longest!r}, wanted 3 to {positions} (max_position_embeddings)")
-    for file, key, accepted in (
-        ("tokenizer_config.json", "truncation_side", ("right",)),
-        ("config_sentence_transformers.json", "default_prompt_name", (None,)),
-    ):
-        path = folder / file
-        if path.is_file():
-            _check_accepted(_object(read_json(path), path), {key: accepted}, path)
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        _check_accepted(_object(read_json(path), path), {"truncation_side": ("right",)}, path)
     return BertConfig(
         **values,
         layer_norm_eps=float(eps),

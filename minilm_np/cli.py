@@ -130,7 +130,7 @@ def _encode(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--output: {output.parent} is not a folder")
     texts = _read_lines(arguments.file)
     model = _load(arguments, len(texts))
-    embeddings = model.encode(texts, batch_size=arguments.batch_size, show_progress_bar=True)
+    embeddings = model.encode(texts, batch_size=arguments.batch_size, show_progress_bar=sys.stderr.isatty())
     embeddings = embeddings.reshape(len(texts), -1 if texts else model.config.hidden_size).astype("float32")
     if output is None:
         _write_jsonl(sys.stdout.buffer, texts, embeddings)
@@ -149,7 +149,7 @@ def _search(arguments: argparse.Namespace) -> None:
     if not texts:
         raise ValueError(f"CORPUS: {arguments.corpus} has no lines")
     model = _load(arguments, len(texts))
-    scores = _cosines(model.encode([arguments.query]), model.encode(texts, show_progress_bar=True))[0]
+    scores = _cosines(model.encode([arguments.query]), model.encode(texts, show_progress_bar=sys.stderr.isatty()))[0]
     # Of scores that print alike the earlier line comes first: equal texts may differ in the last bits.
     for i in np.argsort(-np.round(scores, 6), kind="stable")[: arguments.k]:
         print(f"{scores[i]:.6f}\t{i + 1}\t{texts[i]}")

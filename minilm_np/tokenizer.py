@@ -70,6 +70,9 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_seq_length)
         self.max_seq_length = max_seq_length
+        self._whole: Any = None  # the same without truncation, once a pair is too long
+        unknown: int | None = self._tokenizer.token_to_id("[UNK]")
+        self.unknown_id = -1 if unknown is None else unknown
 
     def encode(self, texts: Sequence[Text]) -> list[Encoding]:
         """The library's own result for each text: ids, type_ids, tokens, offsets (characters), overflowing ..."""
@@ -78,6 +81,10 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[Text]) -> Tokens:
         """Packed word pieces of `texts`."""
+        return self.pack(texts)[0]
+
+    def pack(self, texts: Sequence[Text]) -> tuple[Tokens, dict[int, int]]:
+        """Packed word pieces of `texts`, and {row: word pieces that were cut off} for those that are too long."""
         encodings = self._tokenizer.encode_batch_fast(list(texts))
         ids = [encoding.ids for encoding in encodings]
         offsets = np.zeros(len(ids) + 1, np.int64)
@@ -87,4 +94,15 @@ class Tokenizer:
         token_type_ids = np.zeros(T, np.int32)
         if any(not isinstance(text, str) for text in texts):
             token_type_ids[:] = np.fromiter(chain.from_iterable(e.type_ids for e in encodings), np.int32, T)
-        return Tokens(token_ids, token_type_ids, offsets)
+        full = (i for i, row in enumerate(ids) if len(row) == self.max_seq_length)
+        cut = {i: dropped for i in full if (dropped := self.cut_off(texts[i], encodings[i]))}
+        return Tokens(token_ids, token_type_ids, offsets), cut
+
+    def cut_off(self, text: Text, encoding: Encoding) -> int:
+        """How many word pieces of the text were cut off."""
+        if not isinstance(text, str) and encoding.overflowing:  # there the parts repeat the text that fits
+            if self._whole is None:
+                self._whole = type(self._tokenizer).from_str(self._tokenizer.to_str())
+                self._whole.no_truncation()
+            return len(self._whole.encode(*text).ids) - len(encoding.ids)
+        return sum(part.special_tokens_mask.count(0) for part in encoding.overflowing)

@@ -66,35 +66,48 @@ def checkout_folder() -> Path | None:
     )
 
 
-def hugging_face_snapshots(name: str) -> list[Path]:
+def hugging_face_snapshots(
+    name: str, cache_folder: str | os.PathLike[str] | None = None, revision: str | None = None
+) -> list[Path]:
     """Snapshot folders of a model in the Hugging Face cache, that of `main` first; if none, where they would be.
+
+    With a revision, a branch or a commit, only that one.
 
     The paths are huggingface_hub's documented layout; importing it to ask would cost 0.1 s.
     """
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
-    repo = Path(os.path.expandvars(os.path.expanduser(cache))) / f"models--{name.replace('/', '--')}"
-    main = repo / "refs" / "main"
-    commit = main.read_text(errors="replace").strip() if os.access(main, os.R_OK) else ""
+    cache = (
+        cache_folder
+        or os.environ.get("HF_HUB_CACHE")
+        or os.environ.get("HUGGINGFACE_HUB_CACHE")
+        or os.path.join(home, "hub")
+    )
+    repo = Path(os.path.expandvars(os.path.expanduser(os.fspath(cache)))) / f"models--{name.replace('/', '--')}"
+    branch = repo / "refs" / (revision or "main")
+    commit = branch.read_text(errors="replace").strip() if os.access(branch, os.R_OK) else revision or ""
     try:
         snapshots = [p for p in sorted((repo / "snapshots").iterdir()) if os.path.isdir(p)]
     except OSError:  # there is none, or we may not look
         snapshots = []
+    if revision:
+        snapshots = [p for p in snapshots if p.name == commit]
     return sorted(snapshots, key=lambda p: p.name != commit) or [repo]
 
 
-def places(name: str = DEFAULT_MODEL) -> Iterator[Place]:
-    """Where a model's files are looked for, in order."""
-    if name == DEFAULT_MODEL:
+def places(
+    name: str = DEFAULT_MODEL, cache: str | os.PathLike[str] | None = None, revision: str | None = None
+) -> Iterator[Place]:
+    """Where a model's files are looked for, in order; with a revision, only in the Hugging Face cache."""
+    if name == DEFAULT_MODEL and not revision:
         if os.environ.get("MINILM_NP_WEIGHTS"):
             yield Place("$MINILM_NP_WEIGHTS", Path(os.environ["MINILM_NP_WEIGHTS"]))
         checkout = checkout_folder()
         if checkout:
             yield Place("weights/ of the checkout", checkout)
-    for snapshot in hugging_face_snapshots(name):
+    for snapshot in hugging_face_snapshots(name, cache, revision):
         yield Place("Hugging Face cache", snapshot)
-    if name == DEFAULT_MODEL:
-        yield Place("cache folder of minilm_np", cache_folder() / "all-MiniLM-L6-v2")
+    if name == DEFAULT_MODEL and not revision:
+        yield Place("cache folder of minilm_np", Path(cache or cache_folder()) / "all-MiniLM-L6-v2")
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -109,13 +122,17 @@ def hub_name(name_or_path: str | os.PathLike[str]) -> str | None:
     return name if "/" in name else f"sentence-transformers/{name}"
 
 
-def find(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL) -> Place | None:
+def find(
+    name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
+    cache_folder: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> Place | None:
     """The first place that has all of the files, or None.
 
     A folder that was named, by the argument or by $MINILM_NP_WEIGHTS, must have them: else WeightsNotFoundError.
     """
     name = hub_name(name_or_path)
-    candidates = places(name) if name else iter([Place("explicit path", Path(name_or_path))])
+    candidates = places(name, cache_folder, revision) if name else iter([Place("explicit path", Path(name_or_path))])
     for place in candidates:
         missing = missing_files(place.folder)
         if not missing:
@@ -133,11 +150,23 @@ def is_offline() -> bool:
     return any(os.environ.get(name, "").lower() in yes for name in ("HF_HUB_OFFLINE", "MINILM_NP_OFFLINE"))
 
 
-def find_or_fetch(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, *, local_files_only: bool = False) -> Place:
+def find_or_fetch(
+    name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    local_files_only: bool = False,
+    cache_folder: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> Place:
     """`find`; if there is nothing and the network is allowed, `fetch` the default model."""
-    place = find(name_or_path)
+    revision = None if revision == "main" else revision
+    place = find(name_or_path, cache_folder, revision)
     if place:
         return place
+    if revision:
+        raise WeightsNotFoundError(
+            f"revision: found {revision!r}, which is not in the Hugging Face cache; only main, whose sha256 are known, "
+            "is fetched"
+        )
     if hub_name(name_or_path) != DEFAULT_MODEL:
         raise WeightsNotFoundError(
             f"model_name_or_path: {os.fspath(name_or_path)!r} is not a folder and not in the Hugging Face cache; only "
@@ -145,7 +174,7 @@ def find_or_fetch(name_or_path: str | os.PathLike[str] = DEFAULT_MODEL, *, local
         )
     if local_files_only or is_offline():
         raise WeightsNotFoundError(_not_found_message())
-    return Place("fetched", fetch())
+    return Place("fetched", fetch(Path(cache_folder) / "all-MiniLM-L6-v2" if cache_folder else None))
 
 
 def _not_found_message(*also: Place) -> str:
@@ -284,6 +313,8 @@ def load(
     *,
     dtype: npt.DTypeLike = np.float32,
     local_files_only: bool = False,
+    cache_folder: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
 ) -> tuple[Place, BertConfig, dict[str, Array]]:
     """Find (or fetch), verify and map a checkpoint: where it is, its configuration, its parameters by key.
 
@@ -291,7 +322,7 @@ def load(
     its path may hold any checkpoint: there only the structure can be checked.
     Raises WeightsError or WeightsNotFoundError.
     """
-    place = find_or_fetch(name_or_path, local_files_only=local_files_only)
+    place = find_or_fetch(name_or_path, local_files_only=local_files_only, cache_folder=cache_folder, revision=revision)
     config = read_config(place.folder)
     if hub_name(name_or_path) == DEFAULT_MODEL:
         verify(place.folder, {file: SHA256[file] for file in ("tokenizer.json", "model.safetensors")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_unit_length(alone: Any) -> None:
 
 
 def test_the_empty_text_is_its_two_special_tokens(model: SentenceTransformer) -> None:
-    tokens = model.tokenize([""])
+    tokens = model.tokens([""])
     assert tokens.token_ids.tolist() == [101, 102]
     pooled = minilm_np.mean_pool(model.token_embeddings(tokens), tokens.offsets)
     assert np.array_equal(minilm_np.l2_normalize(pooled)[0], model.encode(""))
@@ -88,7 +89,8 @@ def test_pairs_differ_from_joined_texts(model: SentenceTransformer) -> None:
         (None, "sentences: found NoneType"),
         (b"bytes", "sentences: found bytes"),
         (3, "sentences: found int"),
-        ({"text": "a"}, "sentences: found dict"),
+        ({"text": 1}, r"sentences\[0\]: found dict"),
+        ({"image": "a"}, r"sentences\[0\]: found dict"),
         ({"a", "b"}, "sentences: found set"),
         (np.array("a"), r"sentences: found a ndarray of shape \(\)"),
         (np.array([["a", "b"]]), r"sentences: found a ndarray of shape \(1, 2\)"),
@@ -130,7 +132,7 @@ def test_bad_constructor_arguments(weights_folder: Path, argument: str, value: A
 def test_stages_are_those_named_and_end_in_the_embedding(model: SentenceTransformer) -> None:
     stages = model.stages(TEXTS[:3])
     assert list(stages) == stage_names(model.config)
-    T = len(model.tokenize(TEXTS[:3]).token_ids)
+    T = len(model.tokens(TEXTS[:3]).token_ids)
     for name, value in stages.items():
         if name.endswith("attention_probs"):
             assert [probs.shape for probs in value] == [(12, S, S) for S in (8, 11, 2)]
@@ -143,13 +145,22 @@ def test_stages_are_those_named_and_end_in_the_embedding(model: SentenceTransfor
 
 
 def test_observing_changes_nothing(model: SentenceTransformer) -> None:
-    tokens = model.tokenize(TEXTS)
+    tokens = model.tokens(TEXTS)
     plain = minilm_np.model.forward(model._bert, *tokens)
     assert np.array_equal(plain, model.stages(TEXTS)["sentence_embedding"])
 
 
-def test_progress_bar_only_on_a_terminal(model: SentenceTransformer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_bar_on_request_or_when_logging(
+    model: SentenceTransformer, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model.encode(TEXTS[:2])
+    assert capfd.readouterr() == ("", "")
     model.encode(TEXTS[:2], show_progress_bar=True)
+    assert "2/2" in capfd.readouterr().err
+    with caplog.at_level(logging.INFO, "minilm_np"):
+        model.encode(TEXTS[:2])
+        assert "2/2" in capfd.readouterr().err
+        model.encode(TEXTS[:2], show_progress_bar=False)
     assert capfd.readouterr() == ("", "")
 
 

@@ -18,7 +18,7 @@ ARRAYS = load_file(GOLDENS)
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_word_pieces(model: SentenceTransformer, name: str) -> None:
-    tokens = model.tokenize([TEXTS[name]])
+    tokens = model.tokens([TEXTS[name]])
     assert np.array_equal(tokens.token_ids, ARRAYS[f"{name}/token_ids"])
     assert np.array_equal(tokens.token_type_ids, ARRAYS[f"{name}/token_type_ids"])
 

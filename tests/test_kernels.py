@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 from tolerances import FLOAT32, assert_close
 
 from minilm_np import SentenceTransformer, kernels, ops
+from minilm_np.encoder import _cut_by_tokens
 from minilm_np.kernels import simd
 from minilm_np.kernels.linear import PANEL
 from minilm_np.kernels.team import Team
 from minilm_np.kernels.team import team as team_of
-from minilm_np.sentence_transformer import _cut_by_tokens
 from minilm_np.threads import available_cpus
 
 Array = npt.NDArray[Any]

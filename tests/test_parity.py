@@ -67,7 +67,7 @@ def their_tokenizer(weights_folder: Path) -> Any:
 @pytest.mark.parametrize("name", NASTY)
 def test_word_pieces_and_vector_of(model: SentenceTransformer, st: Any, their_tokenizer: Any, name: str) -> None:
     text = NASTY[name]
-    ours, through_st = model.tokenize([text]), st.preprocess([text])
+    ours, through_st = model.tokens([text]), st.preprocess([text])
     theirs = their_tokenizer([text], truncation=True, max_length=256)  # as a list: alone, ("a", "") is taken for "a"
     for key, found in (("input_ids", ours.token_ids), ("token_type_ids", ours.token_type_ids)):
         assert found.tolist() == theirs[key][0] == through_st[key][0].tolist()
@@ -119,7 +119,7 @@ def test_model_card_hugging_face_example(weights_folder: Path) -> None:
 
     # The same steps under our names.
     model = SentenceTransformer(weights_folder)
-    tokens = model.tokenize(sentences)
+    tokens = model.tokens(sentences)
     hidden_states = model.token_embeddings(tokens)
     embeddings = minilm_np.l2_normalize(minilm_np.mean_pool(hidden_states, tokens.offsets))
 
@@ -200,7 +200,7 @@ def test_another_checkpoint(
     bert = write_checkpoint(tmp_path, act=act, pooling=pooling, normalize=normalize, dtype=dtype, prefix=prefix)
     model = SentenceTransformer(tmp_path, backend="numpy", dtype="float64")
     texts = [*SENTENCES, *PAIRS]
-    tokens = model.tokenize(texts)
+    tokens = model.tokens(texts)
     hidden_states, embeddings = model.token_embeddings(tokens), model.encode(texts)
     assert np.diff(tokens.offsets).max() == 24
     assert set(tokens.token_type_ids.tolist()) == {0, 1}

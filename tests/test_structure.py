@@ -23,7 +23,9 @@ ARROWS = {
     "weights": {"checkpoint", "model"},
     "tokenizer": {"checkpoint"},
     "threads": set(),
-    "sentence_transformer": {"checkpoint", "kernels", "model", "ops", "threads", "tokenizer", "weights"},
+    "util": set(),
+    "encoder": {"checkpoint", "kernels", "model", "ops", "threads", "tokenizer", "weights"},
+    "sentence_transformer": {"checkpoint", "encoder", "ops", "tokenizer", "util", "weights"},
 }
 FRONT_DOORS = {"__init__", "__main__", "cli"}  # they may open any room
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm_np import SentenceTransformer, WeightsError, sentence_transformer
+from minilm_np import SentenceTransformer, WeightsError, encoder
 from minilm_np.tokenizer import Tokenizer, Tokens
 
 CLS, SEP, UNK, MASK = 101, 102, 100, 103
@@ -84,9 +84,9 @@ def test_threads_share_one_tokenizer(tokenizer: Tokenizer) -> None:
 
 def test_tokenizing_in_slices_changes_nothing(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"text number {i}" for i in range(50)]
-    whole = model.tokenize(texts)
-    monkeypatch.setitem(sentence_transformer.TEXTS_AT_ONCE, "numpy", 7)
-    assert same(model.tokenize(texts), whole)
+    whole = model.tokens(texts)
+    monkeypatch.setitem(encoder.TEXTS_AT_ONCE, "numpy", 7)
+    assert same(model.tokens(texts), whole)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"model": {"type": "Nonsense"}}'])

@@ -53,7 +53,7 @@ def main() -> None:
     bert = load_bert(folder, "float64")
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, text in TEXTS.items():
-        tokens = model.tokenize([text])
+        tokens = model.tokens([text])
         arrays[f"{name}/token_ids"] = tokens.token_ids
         arrays[f"{name}/token_type_ids"] = tokens.token_type_ids
         for stage, value in pytorch_stages(bert, tokens).items():
