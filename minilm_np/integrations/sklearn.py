@@ -1,0 +1,59 @@
+"""scikit-learn: a transformer for pipelines. Needs scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from minilm_np.sentence_transformer import SentenceTransformer
+from minilm_np.weights import DEFAULT_MODEL
+
+
+class SentenceEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Texts (n,) to embeddings (n, 384), float32.
+
+    The parameters are those of SentenceTransformer. Nothing is loaded before `fit`, which learns nothing from X;
+    the model is pickled as its path and options.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str = DEFAULT_MODEL,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+        truncate_dim: int | None = None,
+        batch_size: int = 32,
+    ):
+        self.model_name_or_path = model_name_or_path
+        self.backend = backend
+        self.threads = threads
+        self.truncate_dim = truncate_dim
+        self.batch_size = batch_size
+
+    def fit(self, X: Any, y: Any = None) -> SentenceEncoder:
+        """Load the model."""
+        options = {"backend": self.backend, "threads": self.threads, "truncate_dim": self.truncate_dim}
+        self.model_ = SentenceTransformer(self.model_name_or_path, **options)  # type: ignore[arg-type]
+        return self
+
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:
+        """X: any iterable of n str. Raises NotFittedError before `fit`."""
+        check_is_fitted(self)
+        result: npt.NDArray[np.float32] = self.model_.encode(X, batch_size=self.batch_size)
+        return result.reshape(len(result), self.model_.get_embedding_dimension())
+
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
+        check_is_fitted(self)
+        return np.array([f"minilm{i}" for i in range(self.model_.get_embedding_dimension())], object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True
+        return tags
