@@ -82,8 +82,8 @@ class Encoder:
         if kernels:
             try:
                 self._bert = model.prepare(params, self.config, kernels)
-                self._warm_up()
                 release_pages(params)
+                self._warm_up()
             except Exception as error:  # Numba is there but cannot compile, or run, on this machine
                 kernels, self.backend_reason = None, _broken(backend, error)
         if not kernels:
