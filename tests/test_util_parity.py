@@ -43,8 +43,9 @@ def test_similarities(name: str, kind: str) -> None:
 @pytest.mark.parametrize("score", ["cos_sim", "dot_score"])
 def test_semantic_search(score: str) -> None:
     queries, corpus = normal(7, 32), normal(300, 32)
-    for options in ({}, {"top_k": 400}, {"query_chunk_size": 2, "corpus_chunk_size": 7, "top_k": 3}):
-        found = util.semantic_search(queries, corpus, score_function=getattr(util, score), **options)  # type: ignore[arg-type]
+    several: list[dict[str, Any]] = [{}, {"top_k": 400}, {"query_chunk_size": 2, "corpus_chunk_size": 7, "top_k": 3}]
+    for options in several:
+        found = util.semantic_search(queries, corpus, score_function=getattr(util, score), **options)
         wanted = theirs.semantic_search(queries, corpus, score_function=getattr(theirs, score), **options)
         assert [[h["corpus_id"] for h in hits] for hits in found] == [[h["corpus_id"] for h in hits] for hits in wanted]
         for a, b in zip(found, wanted, strict=True):
@@ -54,7 +55,13 @@ def test_semantic_search(score: str) -> None:
 
 def test_paraphrase_mining() -> None:
     x = clusters(8, 6)
-    for options in ({}, {"top_k": 4}, {"max_pairs": 30}, {"query_chunk_size": 5, "corpus_chunk_size": 9, "top_k": 7}):
+    several: list[dict[str, Any]] = [
+        {},
+        {"top_k": 4},
+        {"max_pairs": 30},
+        {"query_chunk_size": 5, "corpus_chunk_size": 9, "top_k": 7},
+    ]
+    for options in several:
         found = util.paraphrase_mining_embeddings(x, **options)
         wanted = theirs.paraphrase_mining_embeddings(torch.from_numpy(x), **options)
         assert_close([s for s, _, _ in found], [s for s, _, _ in wanted], 2e-6, "scores")
