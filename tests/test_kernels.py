@@ -141,7 +141,7 @@ def test_compiled_code_is_stamped_with_all_the_files_it_comes_from() -> None:
     """Numba alone would run old code after a change in simd.py, which every kernel inlines."""
     from minilm_np.kernels.linear import linear
 
-    stamp = linear._cache._cache_file._source_stamp
+    _, stamp = linear._cache._cache_file._source_stamp
     assert {name for name, *_ in stamp} == {path.name for path in Path(simd.__file__).parent.glob("*.py")}
 
 

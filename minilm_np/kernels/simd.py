@@ -30,7 +30,7 @@ WITHOUT_JIT = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]  # $NUMBA_D
 WIDTH = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 
 # Numba compiles a kernel again when the kernel's own file has changed, but does not see that what it inlines from
-# here has: a kernel's stamp is that of all files of this folder.
+# here has: to a kernel's stamp those of all files of this folder are added.
 SOURCES = tuple(
     (path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py"))
 )
@@ -47,7 +47,7 @@ def jit(function: Any) -> Any:
     except RuntimeError:
         return njit(nogil=True, error_model="numpy")(function)
     if cache_file := getattr(getattr(compiled, "_cache", None), "_cache_file", None):
-        cache_file._source_stamp = SOURCES
+        cache_file._source_stamp = (cache_file._source_stamp, SOURCES)
     return compiled
 
 
