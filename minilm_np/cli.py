@@ -99,18 +99,14 @@ def _load(arguments: argparse.Namespace, texts: int) -> SentenceTransformer:
     return SentenceTransformer(arguments.model, backend=backend)
 
 
-def _cosines(a: Embeddings, b: Embeddings) -> npt.NDArray[np.float64]:  # (n, H), (m, H) -> (n, m)
-    from minilm_np.ops import l2_normalize
-
-    return l2_normalize(a.astype("float64")) @ l2_normalize(b.astype("float64")).T
-
-
 def _similarity(arguments: argparse.Namespace) -> None:
     texts = arguments.texts
     if len(texts) < 2:
         raise ValueError("TEXT: found 1 text, wanted two or more")
-    embeddings = _load(arguments, len(texts)).encode(texts)
-    scores = _cosines(embeddings, embeddings)
+    from minilm_np.util import cos_sim
+
+    embeddings = _load(arguments, len(texts)).encode(texts).astype("float64")
+    scores = cos_sim(embeddings, embeddings)
     if len(texts) == 2:
         print(f"{scores[0, 1]:.6f}")
         return
@@ -143,13 +139,16 @@ def _encode(arguments: argparse.Namespace) -> None:
 def _search(arguments: argparse.Namespace) -> None:
     import numpy as np
 
+    from minilm_np.util import cos_sim
+
     if arguments.k < 1:
         raise ValueError(f"-k: found {arguments.k}, wanted 1 or more")
     texts = _read_lines(arguments.corpus)
     if not texts:
         raise ValueError(f"CORPUS: {arguments.corpus} has no lines")
     model = _load(arguments, len(texts))
-    scores = _cosines(model.encode([arguments.query]), model.encode(texts, show_progress_bar=sys.stderr.isatty()))[0]
+    corpus = model.encode(texts, show_progress_bar=sys.stderr.isatty())
+    scores = cos_sim(model.encode(arguments.query).astype("float64"), corpus)[0]
     # Of scores that print alike the earlier line comes first: equal texts may differ in the last bits.
     for i in np.argsort(-np.round(scores, 6), kind="stable")[: arguments.k]:
         print(f"{scores[i]:.6f}\t{i + 1}\t{texts[i]}")

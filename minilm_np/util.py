@@ -1,295 +1,344 @@
-"""sentence_transformers.util on NumPy: similarities, search, paraphrase mining, communities, quantisation.
+"""What is done with embeddings: similarity, search, mining, communities, quantisation; in NumPy.
 
-Names, arguments, defaults and results are those of sentence-transformers 6.2, except:
+The names, parameters, defaults and results of sentence_transformers.util 6.2, on BLAS and in bounded memory. An
+argument may be an array, a list or a tensor of PyTorch, which is never imported. What differs, on purpose:
 
-    returned            NumPy arrays, where it returns Tensors; Tensors are accepted, PyTorch is never imported
-    equal scores        the lowest id first, where its order is not defined
-    integers            are taken as float32, where it raises
-    scores that are NaN never come before a number
-    memory              scores are computed a block at a time, whatever the chunk sizes say
-
-Embeddings are (n, D) or one vector (D,); float16 and integers are computed in float32, float64 stays. All raise
-ValueError naming the argument, what was found and what was wanted.
+| here | sentence_transformers.util |
+|---|---|
+| NumPy arrays are returned | tensors |
+| equal scores: lowest id first, and equal rows score equally (cos_sim, dot_score) | any order |
+| a row whose score is NaN comes after all others | before all others |
+| integers are taken as float32, mixed float types as the wider, float16 as float32 everywhere | RuntimeError; half |
+| an array of shape (0,), which is what encode([]) returns, is no rows | one row of no dimensions, or an error |
+| ValueError or TypeError that names the argument | RuntimeError, IndexError, Exception, or no error |
+| euclidean_sim of equal or nearly equal rows is exact | off by up to 3e-4 of their norm |
+| pairwise_angle_sim takes single vectors as the other pairwise functions do | IndexError |
+| top_k, min_community_size, truncate_dim and chunk sizes below 1 are errors | empty, or cut from the end |
+| pairs of paraphrase_mining with equal scores: lowest ids first | any order |
+| the memory for scores is bounded even if chunk sizes are not; they only ever lower it | chunk sizes decide |
+| semantic_search_quantized: one function, without an index; ranges are never guessed from the queries | two |
+| SimilarityFunction has no MaxSim: that needs many vectors a text | it has |
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from itertools import chain
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Score = Callable[[Any, Any], Any]
-logger = logging.getLogger(__name__)
+__all__ = [
+    "SimilarityFunction",
+    "community_detection",
+    "cos_sim",
+    "dot_score",
+    "euclidean_sim",
+    "manhattan_sim",
+    "normalize_embeddings",
+    "pairwise_angle_sim",
+    "pairwise_cos_sim",
+    "pairwise_dot_score",
+    "pairwise_euclidean_sim",
+    "pairwise_manhattan_sim",
+    "paraphrase_mining",
+    "paraphrase_mining_embeddings",
+    "pytorch_cos_sim",
+    "quantize_embeddings",
+    "semantic_search",
+    "semantic_search_quantized",
+    "truncate_embeddings",
+]
 
-BLOCK = 4_000_000  # numbers of a block of scores or of a corpus that are worked on at once: 16 MB
+Array = npt.NDArray[Any]
+ArrayLike = Any  # an array, a (nested) list of numbers, a list of arrays, a tensor
+ScoreFunction = Callable[[Any, Any], Any]  # (q, d), (c, d) -> (q, c), higher is nearer
+Results = list[list[dict[str, int | float]]]
+
+EPS = 1e-12  # a norm counts as at least so much: a zero vector is similar to nothing
+BLOCK_BYTES = 3 << 19  # of the corpus at once: stays in the second-level cache between its norms and its dot products
+SCORES_AT_ONCE = 1 << 26  # 256 MB of float32
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
-
-# --- similarities ------------------------------------------------------------------------------
-
-
-def _floats(embeddings: Any, name: str) -> Array:
-    if hasattr(embeddings, "detach"):  # a torch.Tensor
-        embeddings = embeddings.detach().cpu()
-        embeddings = (
-            embeddings if embeddings.is_floating_point() and embeddings.element_size() > 2 else embeddings.float()
-        ).numpy()
-    elif isinstance(embeddings, list | tuple) and embeddings and hasattr(embeddings[0], "detach"):
-        embeddings = np.stack([_floats(row, name) for row in embeddings])
-    try:
-        array = np.asarray(embeddings)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"dtype {array.dtype}")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: found {type(embeddings).__name__} ({error}), wanted numbers (n, D)") from None
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+logger = logging.getLogger(__name__)
 
 
-def _rows(embeddings: Any, name: str) -> Array:
-    array = _floats(embeddings, name)
-    array = array[None] if array.ndim == 1 else array
-    if array.ndim != 2:
-        raise ValueError(f"{name}: found shape {array.shape}, wanted (n, D) or (D,)")
-    return array
+# --- similarity --------------------------------------------------------------------------------
 
 
-def _two(a: Any, b: Any, read: Callable[[Any, str], Array]) -> tuple[Array, Array]:
-    x, y = read(a, "a"), read(b, "b")
-    if x.shape[-1:] != y.shape[-1:]:
-        raise ValueError(f"b: found {y.shape[-1:]} dimensions, wanted {x.shape[-1:]} as in a")
-    return x, y
+def cos_sim(a: ArrayLike, b: ArrayLike) -> Array:
+    """Cosines (n, m) of rows a (n, d) and b (m, d); a vector (d,) is one row; 0 where either is zero.
+
+    Raises TypeError or ValueError naming a or b, as all functions here do.
+    """
+    a, b = _pair("a", a, "b", b)
+    return _cosines(a, b)
 
 
-def normalize_embeddings(embeddings: Any) -> Array:
-    """Each row divided by its length, or by 1e-12 if it is shorter: rows of zeros stay. Shape as given."""
-    x = _floats(embeddings, "embeddings")
-    result: Array = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), x.dtype.type(1e-12))
-    return result
+def pytorch_cos_sim(a: ArrayLike, b: ArrayLike) -> Array:
+    """cos_sim by its old name."""
+    return cos_sim(a, b)
 
 
-def truncate_embeddings(embeddings: Any, truncate_dim: int | None) -> Any:
-    """embeddings[..., :truncate_dim], not normalised again; None keeps all."""
-    if truncate_dim is not None and truncate_dim < 1:
-        raise ValueError(f"truncate_dim: found {truncate_dim}, wanted a positive integer or None")
-    return embeddings[..., :truncate_dim]
+def dot_score(a: ArrayLike, b: ArrayLike) -> Array:
+    """Dot products (n, m) of rows a (n, d) and b (m, d)."""
+    a, b = _pair("a", a, "b", b)
+    return _dots(a, b)
 
 
-def cos_sim(a: Any, b: Any) -> Array:
-    """(n, D), (m, D) -> (n, m): a . b / (|a| |b|); with a row of zeros 0."""
-    x, y = _two(a, b, _rows)
-    result: Array = normalize_embeddings(x) @ normalize_embeddings(y).T
-    return result
+def euclidean_sim(a: ArrayLike, b: ArrayLike) -> Array:
+    """Negative Euclidean distances (n, m) of rows a (n, d) and b (m, d)."""
+    a, b = _pair("a", a, "b", b)
+    out = np.empty((len(a), len(b)), _float_type(a, b))
+    with np.errstate(all="ignore"):
+        for i in _blocks(len(a), _block_rows(a)):
+            x = np.asarray(a[i], np.float64)
+            xx = np.einsum("nd,nd->n", x, x)
+            for j in _blocks(len(b), _block_rows(b)):
+                y = np.asarray(b[j], np.float64)
+                size = xx[:, None] + np.einsum("nd,nd->n", y, y)
+                squares = size - 2 * (x @ y.T)
+                # Near 0 the subtraction cancels what it should leave: there, the difference itself.
+                rows, columns = np.nonzero(squares < 1e-6 * size)
+                for near in _blocks(len(rows), len(x)):
+                    difference = x[rows[near]] - y[columns[near]]
+                    squares[rows[near], columns[near]] = np.einsum("nd,nd->n", difference, difference)
+                out[i, j] = np.sqrt(squares)
+    return np.negative(out, out=out)
 
 
-pytorch_cos_sim = cos_sim
+def manhattan_sim(a: ArrayLike, b: ArrayLike) -> Array:
+    """Negative Manhattan distances (n, m) of rows a (n, d) and b (m, d)."""
+    a, b = _pair("a", a, "b", b)
+    out = np.empty((len(a), len(b)), _float_type(a, b))
+    with np.errstate(all="ignore"):
+        for j in _blocks(len(b), _block_rows(b)):
+            y = np.asarray(b[j], out.dtype)
+            difference = np.empty_like(y)
+            for i in range(len(a)):
+                np.subtract(y, a[i].astype(out.dtype), out=difference)
+                np.abs(difference, out=difference)
+                difference.sum(axis=1, out=out[i, j])
+    return np.negative(out, out=out)
 
 
-def dot_score(a: Any, b: Any) -> Array:
-    """(n, D), (m, D) -> (n, m): a . b"""
-    x, y = _two(a, b, _rows)
-    result: Array = x @ y.T
-    return result
+def pairwise_cos_sim(a: ArrayLike, b: ArrayLike) -> Array:
+    """Cosines (n,) of a[i] and b[i], both (n, d)."""
+    a, b = _couple("a", a, "b", b)
+    return pairwise_dot_score(_unit(a), _unit(b))
 
 
-def _distances(a: Any, b: Any, distance: Callable[[Array], Array]) -> Array:
-    """distance(a_i - b_j), from the differences themselves: |a|^2 - 2ab + |b|^2 would cancel for near neighbours."""
-    x, y = _two(a, b, _rows)
-    result = np.empty((len(x), len(y)), np.result_type(x, y))
-    step = max(1, BLOCK // max(1, y.size))
-    for start in range(0, len(x), step):
-        result[start : start + step] = distance(x[start : start + step, None] - y)
-    return result
+def pairwise_dot_score(a: ArrayLike, b: ArrayLike) -> Array:
+    """Dot products (n,) of a[i] and b[i], both (n, d)."""
+    a, b = _couple("a", a, "b", b)
+    with np.errstate(all="ignore"):
+        return np.asarray(np.einsum("...d,...d->...", a, b))
 
 
-def euclidean_sim(a: Any, b: Any) -> Array:
-    """(n, D), (m, D) -> (n, m): minus the Euclidean distance"""
-    return -_distances(a, b, lambda d: np.asarray(np.sqrt(np.einsum("...d,...d->...", d, d))))
+def pairwise_euclidean_sim(a: ArrayLike, b: ArrayLike) -> Array:
+    """Negative Euclidean distances (n,) of a[i] and b[i], both (n, d)."""
+    a, b = _couple("a", a, "b", b)
+    with np.errstate(all="ignore"):
+        return np.asarray(-np.sqrt(np.square(a - b).sum(axis=-1)))
 
 
-def manhattan_sim(a: Any, b: Any) -> Array:
-    """(n, D), (m, D) -> (n, m): minus the sum of absolute differences"""
-    return -_distances(a, b, lambda d: np.asarray(np.abs(d).sum(axis=-1)))
+def pairwise_manhattan_sim(a: ArrayLike, b: ArrayLike) -> Array:
+    """Negative Manhattan distances (n,) of a[i] and b[i], both (n, d)."""
+    a, b = _couple("a", a, "b", b)
+    with np.errstate(all="ignore"):
+        return np.asarray(-np.abs(a - b).sum(axis=-1))
 
 
-def pairwise_cos_sim(a: Any, b: Any) -> Array:
-    """(n, D), (n, D) -> (n,): the cosine of row i of a and row i of b"""
-    return pairwise_dot_score(normalize_embeddings(a), normalize_embeddings(b))
+def pairwise_angle_sim(x: ArrayLike, y: ArrayLike) -> Array:
+    """|cosine + sine| (n,) of x[i] and y[i], both (n, d), as AnglE defines them (arXiv:2309.12871).
 
-
-def pairwise_dot_score(a: Any, b: Any) -> Array:
-    """(n, D), (n, D) -> (n,): the dot product of row i of a and row i of b"""
-    x, y = _pairs(a, b)
-    return np.asarray((x * y).sum(axis=-1))
-
-
-def pairwise_euclidean_sim(a: Any, b: Any) -> Array:
-    """(n, D), (n, D) -> (n,): minus the Euclidean distance of row i of a and row i of b"""
-    x, y = _pairs(a, b)
-    return np.asarray(-np.linalg.norm(x - y, axis=-1))
-
-
-def pairwise_manhattan_sim(a: Any, b: Any) -> Array:
-    """(n, D), (n, D) -> (n,): minus the sum of absolute differences of row i of a and row i of b"""
-    x, y = _pairs(a, b)
-    return np.asarray(-np.abs(x - y).sum(axis=-1))
-
-
-def _pairs(a: Any, b: Any) -> tuple[Array, Array]:
-    x, y = _two(a, b, _floats)
-    if x.shape != y.shape and 1 not in (x.ndim, y.ndim):
-        raise ValueError(f"b: found shape {y.shape}, wanted {x.shape} as a")
-    return x, y
+    Dimensions i and i + d/2 are the real and the imaginary part of one number; an odd d gets a zero more.
+    """
+    x, y = _couple("x", x, "y", y)
+    half = (x.shape[-1] + 1) // 2
+    x, y = _unit(x), _unit(y)
+    paired = 2 * half - x.shape[-1]
+    with np.errstate(all="ignore"):
+        cosine = np.einsum("...d,...d->...", x, y)
+        sine = np.einsum("...d,...d->...", x[..., half:], y[..., : half - paired])
+        sine = sine - np.einsum("...d,...d->...", x[..., : half - paired], y[..., half:])
+        return np.asarray(np.abs(cosine + sine))
 
 
 class SimilarityFunction(Enum):
+    """The similarities by name. DOT is DOT_PRODUCT."""
+
     COSINE = "cosine"
     DOT_PRODUCT = "dot"
     DOT = "dot"
     EUCLIDEAN = "euclidean"
     MANHATTAN = "manhattan"
 
-    @staticmethod
-    def to_similarity_fn(similarity_function: str | SimilarityFunction) -> Score:
-        """(n, D), (m, D) -> (n, m)"""
-        name = SimilarityFunction(similarity_function).value
-        return {"cosine": cos_sim, "dot": dot_score, "euclidean": euclidean_sim, "manhattan": manhattan_sim}[name]
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        wanted = ", ".join(map(repr, cls.possible_values()))
+        raise ValueError(f"similarity_function: found {value!r}, wanted one of {wanted}")
 
     @staticmethod
-    def to_similarity_pairwise_fn(similarity_function: str | SimilarityFunction) -> Score:
-        """(n, D), (n, D) -> (n,)"""
+    def to_similarity_fn(similarity_function: str | SimilarityFunction) -> Callable[[ArrayLike, ArrayLike], Array]:
+        """The function of all pairs: (n, d), (m, d) -> (n, m). Raises ValueError on an unknown name."""
         return {
-            "cosine": pairwise_cos_sim,
-            "dot": pairwise_dot_score,
-            "euclidean": pairwise_euclidean_sim,
-            "manhattan": pairwise_manhattan_sim,
-        }[SimilarityFunction(similarity_function).value]
+            SimilarityFunction.COSINE: cos_sim,
+            SimilarityFunction.DOT_PRODUCT: dot_score,
+            SimilarityFunction.EUCLIDEAN: euclidean_sim,
+            SimilarityFunction.MANHATTAN: manhattan_sim,
+        }[SimilarityFunction(similarity_function)]
+
+    @staticmethod
+    def to_similarity_pairwise_fn(
+        similarity_function: str | SimilarityFunction,
+    ) -> Callable[[ArrayLike, ArrayLike], Array]:
+        """The function of row i with row i: (n, d), (n, d) -> (n,). Raises ValueError on an unknown name."""
+        return {
+            SimilarityFunction.COSINE: pairwise_cos_sim,
+            SimilarityFunction.DOT_PRODUCT: pairwise_dot_score,
+            SimilarityFunction.EUCLIDEAN: pairwise_euclidean_sim,
+            SimilarityFunction.MANHATTAN: pairwise_manhattan_sim,
+        }[SimilarityFunction(similarity_function)]
 
     @staticmethod
     def possible_values() -> list[str]:
-        return [member.value for member in SimilarityFunction]
+        """The names."""
+        return [function.value for function in SimilarityFunction]
 
 
-# --- the nearest -------------------------------------------------------------------------------
+# --- vectors -----------------------------------------------------------------------------------
 
 
-def _positive(**counts: int) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}: found {value!r}, wanted a positive integer")
+def normalize_embeddings(embeddings: ArrayLike) -> Array:
+    """The same vectors (..., d) with length 1; zero stays zero. A copy."""
+    array = _array("embeddings", embeddings)
+    return _unit(array.astype(_float_type(array), copy=False))
 
 
-def _top(scores: Array, ids: Array, k: int) -> tuple[Array, Array]:
-    """Of each row of (q, n) scores the k largest, largest first and of equal ones the first; (q, n) or (n,) ids."""
-    scores = np.where(np.isnan(scores), -np.inf, scores)
-    ids = np.broadcast_to(ids, scores.shape)
-    if scores.shape[1] > k:
-        limit = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
-        columns = np.stack([_first(row, k) for row in np.where(scores > limit, 2, scores == limit)])
-        scores, ids = np.take_along_axis(scores, columns, 1), np.take_along_axis(ids, columns, 1)
-    order = np.argsort(-scores, axis=1, kind="stable")
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+def truncate_embeddings(embeddings: ArrayLike, truncate_dim: int | None) -> Array:
+    """The first truncate_dim dimensions (..., min(d, truncate_dim)), not normalised anew; all if None. A view."""
+    if truncate_dim is not None:
+        _check_positive("truncate_dim", truncate_dim)
+    return _array("embeddings", embeddings)[..., :truncate_dim]
 
 
-def _first(rank: Array, k: int) -> Array:
-    """k columns in rising order: all of rank 2, and the first of rank 1."""
-    above = np.flatnonzero(rank == 2)
-    return np.sort(np.concatenate([above, np.flatnonzero(rank == 1)[: k - len(above)]]))
-
-
-def _nearest(blocks: Iterator[tuple[int, Array]], queries: int, k: int) -> tuple[Array, Array]:
-    """The k best over blocks (first id, scores (q, n)), which come in the order of the ids."""
-    best, best_ids = np.empty((queries, 0)), np.empty((queries, 0), np.int64)
-    for start, scores in blocks:
-        found, ids = _top(scores, np.arange(start, start + scores.shape[1]), k)
-        best, best_ids = _top(np.concatenate([best, found], 1), np.concatenate([best_ids, ids], 1), k)
-    return best, best_ids
-
-
-def _scored_blocks(queries: Array, corpus: Any, score: Score, largest: int) -> Iterator[tuple[int, Array]]:
-    """score(queries, corpus), a block of the corpus at a time. A corpus for cosines is normalised by the block, and
-    not as a whole: its rows' lengths are computed while they are in the cache."""
-    if score is cos_sim:
-        queries = normalize_embeddings(queries)
-    step = max(1, min(largest, BLOCK // max(1, len(queries), corpus.shape[1])))
-    for start in range(0, len(corpus), step):
-        block = _floats(corpus[start : start + step], "corpus_embeddings")
-        if score is cos_sim:
-            lengths = np.sqrt(np.einsum("nd,nd->n", block, block))
-            yield start, (queries @ block.T) / np.maximum(lengths, block.dtype.type(1e-12))
-        else:
-            yield start, _floats(score(queries, block), "score_function")
+# --- search ------------------------------------------------------------------------------------
 
 
 def semantic_search(
-    query_embeddings: Any,
-    corpus_embeddings: Any,
+    query_embeddings: ArrayLike,
+    corpus_embeddings: ArrayLike,
     query_chunk_size: int = 100,
     corpus_chunk_size: int = 500000,
     top_k: int = 10,
-    score_function: Score = cos_sim,
-) -> list[list[dict[str, int | float]]]:
-    """For each query the top_k nearest of the corpus: [{"corpus_id": int, "score": float}, ...], best first.
+    score_function: ScoreFunction = cos_sim,
+) -> Results:
+    """For each query (q, d) the top_k rows of the corpus (n, d): [{"corpus_id": id, "score": score}, ...], best first.
 
-    Equal scores: the lowest corpus_id first. The corpus may be a memory-mapped array: a block is read at a time.
+    Equal scores lowest id first, NaN last. Never a copy of the corpus: it is read a block at a time. A score_function
+    of your own is called with chunks of queries and corpus, as they came, and returns (queries, corpus).
+    Raises TypeError or ValueError naming the argument.
     """
-    _positive(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, top_k=top_k)
-    queries = _rows(query_embeddings, "query_embeddings")
-    corpus = (
-        corpus_embeddings
-        if isinstance(corpus_embeddings, np.ndarray)
-        else _floats(corpus_embeddings, "corpus_embeddings")
-    )
-    if len(corpus) == 0:
-        return [[] for _ in queries]
-    if corpus.ndim != 2 or corpus.shape[1] != queries.shape[1]:
-        raise ValueError(
-            f"corpus_embeddings: found shape {corpus.shape}, wanted (n, {queries.shape[1]}) as the queries"
-        )
-    results: list[list[dict[str, int | float]]] = []
-    for start in range(0, len(queries), query_chunk_size):
-        some = queries[start : start + query_chunk_size]
-        scores, ids = _nearest(_scored_blocks(some, corpus, score_function, corpus_chunk_size), len(some), top_k)
-        results += _as_dicts(scores, ids)
+    _check_positive("query_chunk_size", query_chunk_size)
+    _check_positive("corpus_chunk_size", corpus_chunk_size)
+    _check_positive("top_k", top_k)
+    queries, corpus = _pair("query_embeddings", query_embeddings, "corpus_embeddings", corpus_embeddings)
+    found = _search(queries, corpus, query_chunk_size, corpus_chunk_size, top_k, score_function)
+    return [_as_dicts(ids, scores) for ids, scores in found]
+
+
+def semantic_search_quantized(
+    query_embeddings: ArrayLike,
+    corpus_embeddings: ArrayLike,
+    corpus_precision: str = "ubinary",
+    top_k: int = 10,
+    ranges: ArrayLike | None = None,
+    calibration_embeddings: ArrayLike | None = None,
+    rescore: bool = True,
+    rescore_multiplier: int = 2,
+) -> Results:
+    """For each query the top_k rows of a quantised corpus, as `semantic_search` returns them.
+
+    The queries are quantised as the corpus was and compared with it: "ubinary" and "binary" by Hamming distance,
+    "int8", "uint8" and "float32" by dot product. With rescore, float queries then choose among the
+    top_k * rescore_multiplier candidates by their dot product with the codes' values: bits 0 and 1, or the lower
+    bounds of the steps of `ranges`. Without, or with queries that are quantised already, or with "float32", the score
+    is that of the comparison; a Hamming distance is the number of different bits, lowest first.
+
+    ranges (2, d) or calibration_embeddings (m, d): those that the corpus was quantised with; float queries for an
+    "int8" or "uint8" corpus need them.
+    Raises TypeError or ValueError naming the argument.
+    """
+    if corpus_precision not in PRECISIONS:
+        raise ValueError(f"corpus_precision: found {corpus_precision!r}, wanted one of {', '.join(PRECISIONS)}")
+    _check_positive("top_k", top_k)
+    _check_positive("rescore_multiplier", rescore_multiplier)
+    queries = _as_rows("query_embeddings", _array("query_embeddings", query_embeddings))
+    codes = _as_rows("corpus_embeddings", _array("corpus_embeddings", corpus_embeddings))
+    if corpus_precision == "float32":
+        return semantic_search(queries, codes, top_k=top_k, score_function=dot_score)
+    wanted = np.dtype(np.uint8 if corpus_precision.startswith("u") else np.int8)
+    if codes.dtype != wanted and codes.size:
+        raise TypeError(f"corpus_embeddings: found {codes.dtype}, wanted {wanted}, which {corpus_precision!r} is")
+    binary, is_float = corpus_precision.endswith("binary"), queries.dtype not in (np.uint8, np.int8)
+    d = queries.shape[1]
+    if is_float and not binary:
+        if ranges is None and calibration_embeddings is None:
+            raise ValueError(
+                f"ranges: found None, wanted those that the {corpus_precision} corpus was quantised with, "
+                "or its calibration_embeddings"
+            )
+        ranges = _ranges(codes, corpus_precision, ranges, calibration_embeddings)
+    elif not is_float and queries.dtype != wanted:
+        raise TypeError(f"query_embeddings: found {queries.dtype}, wanted floats or {wanted}, as the corpus is")
+    quantized = quantize_embeddings(queries, corpus_precision, ranges) if is_float else queries
+    quantized, codes = _pair("query_embeddings, quantised,", quantized, "corpus_embeddings", codes)
+    rescore = rescore and is_float
+    score: ScoreFunction = _minus_hamming if binary else _code_dots
+    found = _search(quantized, codes, 100, 500000, top_k * rescore_multiplier if rescore else top_k, score)
+    results = []
+    for query, (ids, scores) in zip(queries, found, strict=True):
+        if rescore:
+            rows = codes[ids]
+            if binary:
+                values = np.unpackbits(_bytes(rows), axis=1)[:, :d].astype(np.float64)
+            else:
+                values = _dequantize(rows, ranges)
+            scores = np.einsum("nd,d->n", values, query.astype(np.float64))
+            best = np.lexsort((ids, -scores))[:top_k]
+            ids, scores = ids[best], scores[best]
+        elif binary:
+            scores = -scores
+        results.append(_as_dicts(ids, scores))
     return results
-
-
-information_retrieval = semantic_search
-
-
-def _as_dicts(scores: Array, ids: Array) -> list[list[dict[str, int | float]]]:
-    return [
-        [{"corpus_id": i, "score": s} for i, s in zip(row_ids, row, strict=True)]
-        for row_ids, row in zip(ids.tolist(), scores.tolist(), strict=True)
-    ]
 
 
 def paraphrase_mining(
     model: Any,
-    sentences: Sequence[str],
+    sentences: list[str],
     show_progress_bar: bool = False,
     batch_size: int = 32,
     query_chunk_size: int = 5000,
     corpus_chunk_size: int = 100000,
     max_pairs: int = 500000,
     top_k: int = 100,
-    score_function: Score = cos_sim,
+    score_function: ScoreFunction = cos_sim,
     truncate_dim: int | None = None,
     prompt_name: str | None = None,
     prompt: str | None = None,
 ) -> list[list[float | int]]:
-    """`paraphrase_mining_embeddings` of the embeddings of `sentences`."""
+    """`paraphrase_mining_embeddings` of model.encode(sentences, ...); what is None is not passed on."""
+    options = {"truncate_dim": truncate_dim, "prompt_name": prompt_name, "prompt": prompt}
     embeddings = model.encode(
         sentences,
         show_progress_bar=show_progress_bar,
         batch_size=batch_size,
-        truncate_dim=truncate_dim,
-        prompt_name=prompt_name,
-        prompt=prompt,
+        **{name: value for name, value in options.items() if value is not None},
     )
     return paraphrase_mining_embeddings(
         embeddings, query_chunk_size, corpus_chunk_size, max_pairs, top_k, score_function
@@ -297,193 +346,478 @@ def paraphrase_mining(
 
 
 def paraphrase_mining_embeddings(
-    embeddings: Any,
+    embeddings: ArrayLike,
     query_chunk_size: int = 5000,
     corpus_chunk_size: int = 100000,
     max_pairs: int = 500000,
     top_k: int = 100,
-    score_function: Score = cos_sim,
+    score_function: ScoreFunction = cos_sim,
 ) -> list[list[float | int]]:
-    """The pairs with the highest scores: [[score, i, j], ...] with i < j, best first, at most max_pairs.
+    """The nearest pairs of rows (n, d): [[score, i, j], ...], i < j, best first; equal scores lowest ids first.
 
-    Of each row its top_k neighbours are candidates. Equal scores: the lowest i, then j, first.
+    A pair takes part if either row is among the other's top_k; at most max_pairs are returned. score_function is taken
+    to be symmetric.
+    Raises TypeError or ValueError naming the argument.
     """
-    _positive(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, max_pairs=max_pairs, top_k=top_k)
-    x = _floats(embeddings, "embeddings")
-    if len(x) == 0:
-        return []
-    x = _rows(x, "embeddings")
-    n = len(x)
-    scores, pairs = np.empty(0, x.dtype), np.empty(0, np.int64)
-    step = max(1, min(query_chunk_size, BLOCK // 400))
-    for start in range(0, n, step):
-        some = x[start : start + step]
-        best, ids = _nearest(_scored_blocks(some, x, score_function, corpus_chunk_size), len(some), top_k + 1)
-        rows = np.broadcast_to(np.arange(start, start + len(some))[:, None], ids.shape)
-        others = ids != rows
-        others &= np.cumsum(others, axis=1) <= top_k
-        low, high = np.minimum(rows, ids)[others], np.maximum(rows, ids)[others]
-        scores, pairs = np.concatenate([scores, best[others]]), np.concatenate([pairs, low * n + high])
-        if len(pairs) > 4 * max_pairs:
-            scores, pairs = _best_pairs(scores, pairs, max_pairs)
-    scores, pairs = _best_pairs(scores, pairs, max_pairs)
-    return [[s, p // n, p % n] for s, p in zip(scores.tolist(), pairs.tolist(), strict=True)]
-
-
-def _best_pairs(scores: Array, pairs: Array, k: int) -> tuple[Array, Array]:
-    pairs, first = np.unique(pairs, return_index=True)
-    order = np.argsort(-scores[first], kind="stable")[:k]
-    return scores[first][order], pairs[order]
+    for name, value in (
+        ("query_chunk_size", query_chunk_size),
+        ("corpus_chunk_size", corpus_chunk_size),
+        ("max_pairs", max_pairs),
+        ("top_k", top_k),
+    ):
+        _check_positive(name, value)
+    rows = _as_rows("embeddings", _array("embeddings", embeddings))
+    n = len(rows)
+    keys, scores = np.empty(0, np.int64), np.empty(0, np.float64)  # a pair's key is i * n + j
+    for chunk in _blocks(n, query_chunk_size):
+        # One neighbour more: the row itself may be among them
+        found = _search(rows[chunk], rows, query_chunk_size, corpus_chunk_size, top_k + 1, score_function)
+        for i, (ids, near) in enumerate(found, chunk.start):
+            others = np.flatnonzero(ids != i)[:top_k]
+            ids = ids[others]
+            found[i - chunk.start] = (np.minimum(ids, i) * n + np.maximum(ids, i), near[others])
+        new_keys, new_scores = zip(*found, strict=True)
+        keys, scores = np.concatenate([keys, *new_keys]), np.concatenate([scores, *new_scores])
+        keys, first = np.unique(keys, return_index=True)
+        best = np.argsort(-scores[first], kind="stable")[:max_pairs]
+        keys, scores = keys[best], scores[first[best]]
+    return [[score, key // n, key % n] for score, key in zip(scores.tolist(), keys.tolist(), strict=True)]
 
 
 def community_detection(
-    embeddings: Any,
+    embeddings: ArrayLike,
     threshold: float = 0.75,
     min_community_size: int = 10,
     batch_size: int = 1024,
     show_progress_bar: bool = False,
 ) -> list[list[int]]:
-    """Groups of rows whose cosine with a central row is at least `threshold`: lists of ids, the centre first, then by
-    falling cosine; the largest group first; no row is in two.
+    """Communities of rows (n, d): lists of ids, the centre first, then by falling cosine with it; the largest first.
 
-    Never holds more than a block of the (n, n) cosines: they are computed once to count each row's neighbours, and
-    again for the rows that can be centres, the one with the most neighbours first.
+    A row's neighbours are the rows whose cosine with it is at least `threshold`, itself included. Rows with most
+    neighbours are centres first; what they take is gone for others. No community has fewer than min_community_size.
+    Raises TypeError or ValueError naming the argument.
     """
-    _positive(min_community_size=min_community_size, batch_size=batch_size)
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number):
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or threshold != threshold:
         raise ValueError(f"threshold: found {threshold!r}, wanted a number")
-    if len(embeddings) == 0:
-        return []
-    x = normalize_embeddings(_rows(embeddings, "embeddings"))
-    n = len(x)
+    _check_positive("min_community_size", min_community_size)
+    _check_positive("batch_size", batch_size)
+    rows = _as_rows("embeddings", _array("embeddings", embeddings))
+    n = len(rows)
     if n < min_community_size:
         return []
-    limit = x.dtype.type(threshold)
-    step = max(1, min(batch_size, 4 * BLOCK // n))
-    counts = np.empty(n, np.int64)
-    for start in _progress(range(0, n, step), show_progress_bar):
-        counts[start : start + step] = np.count_nonzero(x[start : start + step] @ x.T >= limit, axis=1)
-    centres = np.argsort(-counts, kind="stable")
-    centres = centres[counts[centres] >= min_community_size]
-    used = np.zeros(n, bool)
+    vectors = np.ascontiguousarray(_unit(rows.astype(_float_type(rows), copy=False)))
+    limit = np.float32(threshold)  # rounded as sentence-transformers rounds it
+    with np.errstate(all="ignore"):
+        counts = _count_neighbours(vectors, limit, min(batch_size, 4096), show_progress_bar)
+        order = np.argsort(-counts, kind="stable")
+        order = order[counts[order] >= min_community_size]
+        return _take_communities(vectors, limit, min_community_size, order)
+
+
+def _count_neighbours(vectors: Array, limit: np.float32, batch_size: int, show_progress_bar: bool) -> Array:
+    """How many rows (n,) have a cosine of at least `limit` with each. A cosine counts for both rows: half the work."""
+    n, wide = len(vectors), 4096
+    counts = np.zeros(n, np.int64)
+    # One buffer for all tiles: fresh memory costs a page fault every 4 KiB
+    cosines, near = (np.empty(min(batch_size, n) * max(wide, batch_size), dtype) for dtype in (vectors.dtype, np.bool_))
+    batches: Iterable[slice] = list(_blocks(n, batch_size))
+    if show_progress_bar:
+        from tqdm import tqdm
+
+        batches = tqdm(batches, desc="Finding clusters", disable=None)  # None: only on a terminal
+    for rows in batches:
+        for columns in chain([rows], _blocks(n, wide, rows.stop)):
+            height, width = rows.stop - rows.start, columns.stop - columns.start
+            tile = cosines[: height * width].reshape(height, width)
+            np.matmul(vectors[rows], vectors[columns].T, out=tile)
+            hits = np.flatnonzero(np.greater_equal(tile, limit, out=near[: tile.size].reshape(tile.shape)))
+            ends = np.searchsorted(hits, width * np.arange(1, height + 1))
+            counts[rows] += np.diff(ends, prepend=0)
+            if columns is not rows:
+                counts[columns] += np.bincount(hits % width, minlength=width)
+    return counts
+
+
+def _take_communities(vectors: Array, limit: np.float32, min_size: int, order: Array) -> list[list[int]]:
+    """Communities around the rows of `order`, one after the other, of rows that no earlier one took.
+
+    Neighbours are computed again, for centres only: to have kept them could have needed n x n.
+    """
+    used = np.zeros(len(vectors), bool)
+    free, free_vectors = np.arange(len(vectors)), vectors  # at least those that are not used
     communities = []
-    while len(centres):
-        some, centres = centres[:step], centres[step:]
-        for centre, cosines in zip(some.tolist(), x[some] @ x.T, strict=True):
+    at_once = 1
+    while len(order):
+        centres, order = order[:at_once], order[at_once:]
+        taken = False
+        for centre, cosines in zip(centres, vectors[centres] @ free_vectors.T, strict=True):
             if used[centre]:
                 continue
-            members = np.flatnonzero((cosines >= limit) & ~used)
-            if len(members) < min_community_size:
+            members = free[cosines >= limit]
+            members = members[~used[members]]
+            if len(members) < min_size:
                 continue
-            members = members[np.argsort(-cosines[members], kind="stable")]
-            communities.append([centre, *members[members != centre].tolist()])
-            used[communities[-1]] = True
-        centres = centres[~used[centres]]
+            falling = np.argsort(-_exact(vectors, members, vectors[centre]), kind="stable")
+            members = members[falling]
+            members = np.concatenate([[centre], members[members != centre]])
+            used[members] = taken = True
+            communities.append(members.tolist())
+        if taken:  # the next centres are likely used up: one at a time
+            order, at_once = order[~used[order]], 1
+            left = ~used[free]
+            if 2 * np.count_nonzero(left) < len(free):
+                free, free_vectors = free[left], free_vectors[left]
+        else:
+            at_once = min(2 * at_once, 1024, max(1, SCORES_AT_ONCE // len(vectors)))
     return sorted(communities, key=len, reverse=True)
 
 
-def _progress(steps: Any, show: bool) -> Any:
-    if not show:
-        return steps
-    from tqdm import tqdm
-
-    return tqdm(steps, desc="Finding clusters")
-
-
-# --- fewer bits --------------------------------------------------------------------------------
+# --- quantisation ------------------------------------------------------------------------------
 
 
 def quantize_embeddings(
-    embeddings: Any, precision: str, ranges: Any = None, calibration_embeddings: Any = None
-) -> Array:
-    """(n, D) floats as "float32", "int8", "uint8" (n, D), or "binary" (int8), "ubinary" (uint8): (n, ceil(D / 8)).
+    embeddings: ArrayLike,
+    precision: str,
+    ranges: ArrayLike | None = None,
+    calibration_embeddings: ArrayLike | None = None,
+) -> Any:
+    """Embeddings (n, d) or (d,) in fewer bits; a list of matrices gives a list with ranges in common.
 
-    int8 and uint8: 255 steps of each dimension between ranges[0] and ranges[1], which are those of
-    `calibration_embeddings` or, failing that, of the embeddings themselves: one alone has none, a ValueError.
-    binary: a bit for each dimension, 1 where it is above 0; as int8 the byte minus 128.
+    "float32": as they are. "int8", "uint8": the number of the step, of 255 between ranges[0] and ranges[1] (2, d), that
+    a value lies on; "int8" less 128. Without ranges, those of calibration_embeddings (m, d), else of the embeddings.
+    "binary", "ubinary": a bit per dimension, 1 above 0, packed (n, ceil(d / 8)), as int8 less 128, or uint8.
+    Raises TypeError, or ValueError naming the argument; ranges of a single embedding are an error.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision: found {precision!r}, wanted one of {PRECISIONS}")
-    if np.asarray(embeddings).dtype in (np.int8, np.uint8) and not hasattr(embeddings, "detach"):
-        raise ValueError(f"embeddings: found {np.asarray(embeddings).dtype}, wanted floats, which are to be quantised")
-    x = _floats(embeddings, "embeddings")
+        raise ValueError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
+    if isinstance(embeddings, list | tuple):
+        if not embeddings:
+            return []
+        if getattr(embeddings[0], "ndim", 1) == 2:
+            matrices = [_array(f"embeddings[{i}]", matrix) for i, matrix in enumerate(embeddings)]
+            if precision.endswith("int8") and any(map(len, matrices)):
+                ranges = _ranges(np.concatenate(matrices), precision, ranges, calibration_embeddings)
+            return [quantize_embeddings(matrix, precision, ranges) for matrix in matrices]
+    array = _array("embeddings", embeddings)
+    if array.dtype in (np.uint8, np.int8):
+        raise TypeError(f"embeddings: found {array.dtype}, wanted floats that are not quantised yet")
     if precision == "float32":
-        return x.astype(np.float32)
-    if precision in ("binary", "ubinary"):
-        bits: Array = np.packbits(x > 0, axis=-1)
-        return (bits - np.uint8(128)).view(np.int8) if precision == "binary" else bits
+        return array.astype(np.float32)
+    unsigned, binary = precision.startswith("u"), precision.endswith("binary")
+    *shape, d = array.shape
+    out = np.empty((*shape, (d + 7) // 8 if binary else d), np.uint8)
+    if array.ndim > 1 and len(array) == 0:
+        return out.view(np.uint8 if unsigned else np.int8)
+    limits = np.empty((2, d)) if binary else _ranges(array, precision, ranges, calibration_embeddings)
+    for block in [...] if array.ndim == 1 else _blocks(len(array), _block_rows(array)):
+        if binary:
+            out[block] = np.packbits(array[block] > 0, axis=-1)
+        else:
+            steps = np.floor((array[block] - limits[0]) / _steps(limits))
+            if np.isnan(steps).any():
+                raise ValueError(f"embeddings: found NaN, wanted numbers: NaN is not on any step of {precision}")
+            out[block] = np.clip(steps, 0, 255)
+    return out if unsigned else (out ^ 0x80).view(np.int8)  # the highest bit flipped: less 128
+
+
+def _ranges(array: Array, precision: str, ranges: ArrayLike | None, calibration: ArrayLike | None) -> Array:
+    """Lowest and highest value of each dimension (2, d), float32: as given, or of what is to calibrate with."""
+    d = array.shape[-1]
     if ranges is None:
-        of = x if calibration_embeddings is None else _rows(calibration_embeddings, "calibration_embeddings")
-        if of.ndim == 1 or len(of) == 1:
+        if calibration is not None:
+            array = _array("calibration_embeddings", calibration)
+            if array.ndim != 2 or array.shape[1] != d or len(array) == 0:
+                raise ValueError(f"calibration_embeddings: found shape {array.shape}, wanted (m, {d})")
+        elif array.ndim == 1 or len(array) == 1:
             raise ValueError(
-                f"precision: found {precision!r} for one embedding; wanted ranges or calibration_embeddings"
+                f"ranges: found None, wanted ranges or calibration_embeddings: a single embedding has no {precision} "
+                "ranges"
             )
-        if len(of) == 0:
-            return np.zeros(x.shape, precision)
-        if len(of) < 100:
+        elif len(array) < 100:
             logger.warning(
-                "%d embeddings give the ranges for %s; more, such as 1000, give better ones", len(of), precision
+                "%s ranges of only %d embeddings: give ranges, or calibration_embeddings of more", precision, len(array)
             )
-        ranges = np.stack([of.min(axis=0), of.max(axis=0)])
-    ranges = np.asarray(ranges, np.float32)
-    if ranges.shape != (2, x.shape[-1]):
-        raise ValueError(f"ranges: found shape {ranges.shape}, wanted (2, {x.shape[-1]}): lowest and highest values")
+        name = "ranges" if calibration is None else "calibration_embeddings"
+        found = np.stack([array.min(axis=0), array.max(axis=0)])
+    else:
+        name, found = "ranges", _array("ranges", ranges)
+        if found.shape != (2, d):
+            raise ValueError(f"ranges: found shape {found.shape}, wanted {(2, d)}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name}: found NaN or infinity in the ranges, wanted finite numbers")
+    return found.astype(np.float32)
+
+
+def _steps(ranges: Array) -> Array:
     steps = (ranges[1] - ranges[0]) / 255
-    codes = np.clip(np.floor((x - ranges[0]) / np.where(steps == 0, 1, steps)), 0, 255)
-    result: Array = codes.astype(np.uint8) if precision == "uint8" else (codes - 128).astype(np.int8)
-    return result
+    return np.asarray(np.where(steps == 0, 1, steps))  # a dimension that never varies
 
 
-def semantic_search_quantized(
-    query_embeddings: Any,
-    corpus_embeddings: Array,
-    corpus_precision: str,
-    top_k: int = 10,
-    rescore: bool = True,
-    rescore_multiplier: int = 2,
-) -> list[list[dict[str, int | float]]]:
-    """`semantic_search` in a corpus that `quantize_embeddings` made: a quarter or a 32nd of the memory.
+def _dequantize(codes: Array, ranges: Any) -> Array:
+    """The lower bounds of the steps, float64."""
+    values = codes.astype(np.float64)
+    if codes.dtype == np.int8:
+        values += 128
+    return np.asarray(values * _steps(ranges) + ranges[0])
 
-    int8, uint8: dot products of the float queries with the codes. binary, ubinary: top_k * rescore_multiplier
-    candidates by how many bits agree, of which the float query then ranks the best by its dot product with the bits
-    as -1 and 1; with rescore=False scores are the number of bits that agree, minus those that do not.
+
+# --- how a search is done ----------------------------------------------------------------------
+
+
+def _search(
+    queries: Array, corpus: Array, query_chunk: int, corpus_chunk: int, k: int, score_function: ScoreFunction
+) -> list[tuple[Array, Array]]:
+    """For each query the ids and scores of its k best rows: (k,) and (k,), best first, or fewer.
+
+    BLAS rounds a row's dot product by the row's place in the matrix. So it only chooses the candidates; cos_sim and
+    dot_score are then computed alike for each of them: equal rows are equal, however they are cut into chunks.
     """
-    _positive(top_k=top_k, rescore_multiplier=rescore_multiplier)
-    queries, corpus = _rows(query_embeddings, "query_embeddings"), np.asarray(corpus_embeddings)
-    if corpus_precision not in PRECISIONS:
-        raise ValueError(f"corpus_precision: found {corpus_precision!r}, wanted one of {PRECISIONS}")
-    dtype, binary = (
-        np.dtype(corpus_precision if "binary" not in corpus_precision else "uint8"),
-        "binary" in corpus_precision,
-    )
-    wanted = np.dtype(np.int8) if corpus_precision == "binary" else dtype
-    D = queries.shape[1]
-    columns = -(-D // 8) if binary else D
-    if corpus.dtype != wanted or corpus.ndim != 2 or corpus.shape[1] != columns:
-        raise ValueError(f"corpus_embeddings: found {corpus.dtype} {corpus.shape}, wanted {wanted} (n, {columns})")
-    if len(corpus) == 0:
-        return [[] for _ in queries]
-    if not binary:
-        return semantic_search(queries, corpus, top_k=top_k, score_function=dot_score)
-    codes = corpus.view(np.uint8) ^ np.uint8(128) if corpus_precision == "binary" else corpus
-    query_codes = np.packbits(queries > 0, axis=1)
-    found = []
-    for query, code in zip(queries, query_codes, strict=True):
-        k = top_k * rescore_multiplier if rescore else top_k
-        scores, ids = _nearest(_agreeing_bits(code, codes, D), 1, k)
-        if rescore:
-            signs = np.unpackbits(codes[ids[0]], axis=1, count=D).astype(np.float32) * 2 - 1
-            order = np.argsort(ids[0])
-            scores, ids = _top((signs @ query)[None, order], ids[:, order], top_k)
-        found += _as_dicts(scores, ids)
-    return found
+    if not callable(score_function):
+        raise TypeError(f"score_function: found {score_function!r}, wanted a function of two arrays")
+    cosine, dot = score_function in (cos_sim, pytorch_cos_sim), score_function is dot_score
+    d, dtype = corpus.shape[1], _float_type(queries, corpus)
+    if cosine or dot:
+        queries = np.ascontiguousarray(queries, dtype)
+        queries = _unit(queries) if cosine else queries
+    best: list[tuple[Array, Array]] = [(np.empty(0, np.int64), np.empty(0, dtype))] * len(queries)
+    corpus_chunk = min(corpus_chunk, max(1, SCORES_AT_ONCE // max(1, min(query_chunk, len(queries)))))
+    for chunk in _blocks(len(corpus), corpus_chunk):
+        rows = corpus[chunk]
+        norms = np.zeros(len(rows), dtype)
+        for some in _blocks(len(queries), query_chunk):
+            if cosine:
+                scores = _dots(queries[some], rows, norms)
+            elif dot:
+                scores = _dots(queries[some], rows)
+            else:
+                scores = _array("score_function's result", score_function(queries[some], rows))
+                if scores.shape != (wanted := (some.stop - some.start, len(rows))):
+                    raise ValueError(f"score_function: found a result of shape {scores.shape}, wanted {wanted}")
+                scores = scores.astype(_float_type(scores), copy=False)
+            for i, row in enumerate(scores, some.start):
+                if cosine or dot:
+                    size = 1.0 if cosine else _size(queries[i], rows[_candidates(row, k)[:k]].astype(dtype))
+                    # BLAS and _exact may both be wrong by d/2 eps, for the k-th row and for another
+                    ids = _candidates(row, k, (2 * d + 4) * float(np.finfo(dtype).eps) * size)
+                    exact = _exact(rows, ids, queries[i], cosine)
+                else:
+                    ids = _candidates(row, k)
+                    exact = row[ids]
+                ids, exact = np.concatenate([best[i][0], ids + chunk.start]), np.concatenate([best[i][1], exact])
+                falling = np.argsort(-exact, kind="stable")[:k]  # ids rise within and between chunks; NaN is last
+                best[i] = ids[falling], exact[falling]
+    return best
 
 
-_BITS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
+def _candidates(scores: Array, k: int, slack: float = 0.0) -> Array:
+    """Rising ids of all scores (n,) that are at least the k-th highest less `slack`; all, if k reaches NaN."""
+    n = len(scores)
+    if k >= n:
+        return np.arange(n)
+    among, groups = scores, n // 64
+    if groups >= 4 * k:  # the k-th highest of the maxima of any groups is a lower bound, and much faster to find
+        tops = np.fmax.reduce(scores[: 64 * groups].reshape(64, groups), axis=0)
+        among = scores[scores >= _kth_highest(tops, k)]
+    if len(among) < k:
+        return np.arange(n)
+    ids = np.flatnonzero(scores >= _kth_highest(among, k) - slack)
+    return ids if len(ids) >= k else np.arange(n)
 
 
-def _agreeing_bits(code: Array, codes: Array, D: int) -> Iterator[tuple[int, Array]]:
-    step = max(1, BLOCK // codes.shape[1])
-    for start in range(0, len(codes), step):
-        differing = _BITS[codes[start : start + step] ^ code].sum(axis=1, dtype=np.int64)
-        yield start, (D - 2 * differing)[None].astype(np.float64)
+def _kth_highest(scores: Array, k: int) -> Any:
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    scores.partition(len(scores) - k)
+    return scores[len(scores) - k]
+
+
+def _exact(rows: Array, ids: Array, query: Array, cosine: bool = False) -> Array:
+    """Dot products or cosines (k,) of rows[ids], each summed in the same order wherever the row stands."""
+    scores = np.empty(len(ids), query.dtype)
+    with np.errstate(all="ignore"):
+        for some in _blocks(len(ids), _block_rows(rows)):
+            values = np.ascontiguousarray(rows[ids[some]], query.dtype)
+            scores[some] = np.einsum("nd,d->n", values, query)
+            if cosine:
+                scores[some] /= _norms(values)
+    return scores
+
+
+def _size(query: Array, rows: Array) -> float:
+    """The highest that a dot product with one of the rows (n, d) can be, NaN left out."""
+    with np.errstate(all="ignore"):
+        return float(_norms(query) * np.fmax.reduce(_norms(rows), initial=0))
+
+
+def _dots(a: Array, b: Array, norms: Array | None = None) -> Array:
+    """Dot products (n, m), divided by the norms of b if norms (m,) are given; those that are 0 are yet to be found."""
+    out = np.empty((len(a), len(b)), _float_type(a, b))
+    with np.errstate(all="ignore"):
+        for i in _blocks(len(a), 4096):
+            x = np.asarray(a[i], out.dtype)
+            for j in _blocks(len(b), _block_rows(b) * (1 if len(x) < 16 else 16)):  # BLAS likes large matrices
+                y = np.asarray(b[j], out.dtype)
+                np.matmul(x, y.T, out=out[i, j])
+                if norms is not None:
+                    if not norms[j.start]:
+                        norms[j] = _norms(y)
+                    out[i, j] /= norms[j]
+    return out
+
+
+def _cosines(a: Array, b: Array) -> Array:
+    out = np.empty((len(a), len(b)), _float_type(a, b))
+    norms = np.zeros(len(b), out.dtype)
+    for i in _blocks(len(a), 4096):
+        out[i] = _dots(_unit(a[i].astype(out.dtype, copy=False)), b, norms)
+    return out
+
+
+def _norms(array: Array) -> Array:
+    return np.asarray(np.maximum(np.sqrt(np.einsum("...d,...d->...", array, array)), array.dtype.type(EPS)))
+
+
+def _unit(array: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return np.asarray(array / _norms(array)[..., None])
+
+
+# --- codes -------------------------------------------------------------------------------------
+
+
+def _bytes(codes: Array) -> Array:
+    """Packed bits as uint8: "binary" is the same bits less 128."""
+    return codes.view(np.uint8) ^ 0x80 if codes.dtype == np.int8 else codes
+
+
+HAS_BITWISE_COUNT = hasattr(np, "bitwise_count")  # NumPy 2
+BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)  # in each byte
+
+
+def _count_bits(words: Array) -> Array:
+    """The number of ones in each word (n,)."""
+    if HAS_BITWISE_COUNT:
+        return np.asarray(np.bitwise_count(words))
+    return np.asarray(BITS[words.view(np.uint8).reshape(len(words), -1)].sum(axis=1))
+
+
+def _minus_hamming(queries: Array, codes: Array) -> Array:
+    """Minus the number of different bits (q, n), float32, of packed bits (q, w) and (n, w)."""
+    out = np.zeros((len(queries), len(codes)), np.float32)
+    by_query = _as_words(queries).T
+    for block in _blocks(len(codes), 8192):  # their words stay in the cache for all queries
+        words = _as_words(codes[block])
+        for query, distances in zip(by_query, out, strict=True):
+            for word, column in zip(query, words, strict=True):
+                distances[block] -= _count_bits(column ^ word)
+    return out
+
+
+def _as_words(codes: Array) -> Array:
+    """Packed bits (n, w), either sign alike, as words of 8 bytes, by column. One sign bit flipped in both is none."""
+    width = -(-codes.shape[1] // 8) * 8
+    padded = np.zeros((len(codes), width), np.uint8)
+    padded[:, : codes.shape[1]] = codes.view(np.uint8)
+    return np.ascontiguousarray(padded.view(np.uint64).T)
+
+
+def _code_dots(queries: Array, codes: Array) -> Array:
+    """Dot products (q, n) of int8 or uint8 codes, exact: in float32 if its 24 bits hold any sum."""
+    largest = queries.shape[1] * (128 if codes.dtype == np.int8 else 255) ** 2
+    return _dots(queries.astype(np.float32 if largest < 1 << 24 else np.float64), codes)
+
+
+# --- arguments ---------------------------------------------------------------------------------
+
+
+def _as_dicts(ids: Array, scores: Array) -> list[dict[str, int | float]]:
+    return [{"corpus_id": i, "score": s} for i, s in zip(ids.tolist(), scores.tolist(), strict=True)]
+
+
+def _blocks(n: int, size: int, start: int = 0) -> Iterator[slice]:
+    """range(start, n) in slices of at most `size`."""
+    return (slice(s, min(s + size, n)) for s in range(start, n, size))
+
+
+def _block_rows(array: Array) -> int:
+    return max(16, BLOCK_BYTES // max(1, int(array.shape[-1]) * max(4, array.itemsize)))
+
+
+def _float_type(*arrays: Array) -> np.dtype[Any]:
+    """What is computed in: float64 if any is as wide, else float32."""
+    wide = any(array.dtype.kind == "f" and array.itemsize >= 8 for array in arrays)
+    return np.dtype(np.float64 if wide else np.float32)
+
+
+def _array(name: str, value: ArrayLike) -> Array:
+    """An array of real numbers (..., d), not copied if it is one. Python's floats are float32, as PyTorch has them."""
+    array: Array
+    if isinstance(value, list | tuple):
+        leaf: Any = value
+        while isinstance(leaf, list | tuple) and leaf:
+            leaf = leaf[0]
+        try:
+            array = np.asarray([_of_tensor(item) for item in value])
+        except ValueError:
+            raise ValueError(f"{name}: found rows of different lengths, wanted one length") from None
+        if array.dtype.kind in "biuf" and not hasattr(leaf, "dtype"):
+            array = array.astype(np.float32)
+    else:
+        array = np.asarray(_of_tensor(value))
+    if array.dtype.kind not in "biuf":
+        found = type(value).__name__ if array.ndim == 0 else f"{type(value).__name__} of {array.dtype}"
+        raise TypeError(f"{name}: found {found}, wanted an array of real numbers")
+    if array.ndim == 0:
+        raise ValueError(f"{name}: found a single number, wanted an array of at least one dimension")
+    return array
+
+
+def _of_tensor(value: Any) -> Any:
+    """What NumPy can read of a tensor of PyTorch; anything else as it is."""
+    if not hasattr(value, "detach"):
+        return value
+    tensor = value.detach()
+    if getattr(tensor, "is_sparse", False):
+        tensor = tensor.to_dense()
+    if str(tensor.dtype) == "torch.bfloat16":  # which NumPy has not
+        tensor = tensor.float()
+    return tensor.cpu().numpy()
+
+
+def _as_rows(name: str, array: Array) -> Array:
+    """(n, d): a vector is one row; an empty one is none."""
+    if array.ndim == 1:
+        return array[None] if len(array) else array.reshape(0, 0)
+    if array.ndim != 2:
+        raise ValueError(f"{name}: found shape {array.shape}, wanted (n, d)")
+    return array
+
+
+def _pair(name_a: str, a: ArrayLike, name_b: str, b: ArrayLike) -> tuple[Array, Array]:
+    """Two matrices of the same width; no rows are of any width."""
+    a, b = _as_rows(name_a, _array(name_a, a)), _as_rows(name_b, _array(name_b, b))
+    if a.shape == (0, 0):
+        a = a.reshape(0, b.shape[1])
+    if b.shape == (0, 0):
+        b = b.reshape(0, a.shape[1])
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"{name_b}: found {b.shape[1]} dimensions, wanted {a.shape[1]} as {name_a} has")
+    return a, b
+
+
+def _couple(name_a: str, a: ArrayLike, name_b: str, b: ArrayLike) -> tuple[Array, Array]:
+    """Two arrays (..., d) whose rows go together, in the float type that is computed in; one row goes with all."""
+    a, b = _array(name_a, a), _array(name_b, b)
+    try:
+        np.broadcast_shapes(a.shape, b.shape)
+        fits = a.shape[-1] == b.shape[-1]
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name_b}: found shape {b.shape}, wanted {a.shape} as {name_a} has")
+    dtype = _float_type(a, b)
+    return a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}: found {value!r}, wanted a positive integer")
