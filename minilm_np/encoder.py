@@ -187,7 +187,7 @@ class Encoder:
     def _warm_up(self) -> None:
         """Run every kernel once: Numba compiles at the first call, or reads what it compiled earlier."""
         from minilm_np.kernels.simd import WITHOUT_JIT
-        from minilm_np.kernels.team import Team
+        from minilm_np.kernels.team import Team, serve
 
         if WITHOUT_JIT:
             return
@@ -195,7 +195,7 @@ class Encoder:
         with _said_if_slow("compiling the Numba kernels, once on this machine"):
             self._forward(tokens)
             together = Team(2)
-            together.assemble()
+            serve(together._box, 1, 0)  # here, and not first in a helper, where nobody would see it fail
             self._forward(tokens, team=together)
 
     def tokens(self, sentences: str | Iterable[Text]) -> Tokens:
@@ -215,7 +215,18 @@ class Encoder:
         return tokens, {first_row + i: dropped for i, dropped in cut.items()}
 
     def token_embeddings(self, tokens: Tokens) -> Array:
-        """The last layer's hidden_states (T, H): token t of text b is row offsets[b] + t."""
+        """The last layer's hidden_states (T, H): token t of text b is row offsets[b] + t.
+
+        Raises ValueError for ids or lengths that the model has no embeddings for.
+        """
+        lengths = np.diff(tokens.offsets)
+        for name, values, most in (  # the kernels check nothing
+            ("token_ids", tokens.token_ids, self.config.vocab_size - 1),
+            ("token_type_ids", tokens.token_type_ids, self.config.type_vocab_size - 1),
+            ("lengths", lengths, self.config.max_position_embeddings),
+        ):
+            for i in np.flatnonzero((values < 0) | (values > most))[:1]:
+                raise ValueError(f"tokens: {name}[{i}]: found {values[i]}, wanted 0 to {most}")
         return model.encoder(self._bert, *tokens)
 
     def stages(self, sentences: str | Iterable[Text]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from tolerances import BATCH
 
 import minilm_np
 from minilm_np import SentenceTransformer
+from minilm_np.kernels.simd import WITHOUT_JIT
 from minilm_np.model import stage_names
+from minilm_np.tokenizer import Tokens
 
 TEXTS = [
     "A man is eating food.",
@@ -106,6 +108,26 @@ def test_pairs_differ_from_joined_texts(model: SentenceTransformer) -> None:
 def test_bad_input_is_a_type_error_that_names_the_row(model: SentenceTransformer, sentences: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         model.encode(sentences)
+
+
+@pytest.mark.parametrize("op_set", ["model", "numba_model"])
+def test_token_embeddings_of_ids_that_are_none(op_set: str, request: pytest.FixtureRequest) -> None:
+    if op_set == "numba_model" and WITHOUT_JIT:
+        pytest.skip("slow without the JIT")
+    model: SentenceTransformer = request.getfixturevalue(op_set)
+    tokens = model.tokens(["a text"])
+    for field, value, message in (
+        ("token_ids", 30522, r"token_ids\[1\]: found 30522, wanted 0 to 30521"),
+        ("token_ids", -1, r"token_ids\[1\]: found -1"),
+        ("token_type_ids", 2, r"token_type_ids\[1\]: found 2, wanted 0 to 1"),
+    ):
+        values = getattr(tokens, field).copy()
+        values[1] = value
+        with pytest.raises(ValueError, match=f"tokens: {message}"):
+            model.token_embeddings(tokens._replace(**{field: values}))
+    long = Tokens(np.full(513, 101, np.int32), np.zeros(513, np.int32), np.array([0, 513]))
+    with pytest.raises(ValueError, match=r"tokens: lengths\[0\]: found 513, wanted 0 to 512"):
+        model.token_embeddings(long)
 
 
 def test_half_a_surrogate_pair_is_named(model: SentenceTransformer) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np import ops
-from minilm_np.kernels import attention as _attention
 from minilm_np.kernels import layer_norm as _layer_norm
+from minilm_np.kernels.attention import attention as _attention
+from minilm_np.kernels.attention import attention_probs as _attention_probs
+from minilm_np.kernels.attention import scratch_size
 from minilm_np.kernels.linear import PANEL, Packed, panels_of, prepare_dense
 from minilm_np.kernels.linear import linear as _linear
 from minilm_np.kernels.simd import WIDTH, empty
@@ -87,7 +89,8 @@ def add_layer_norm(x: Array, residual: Array, norm: ops.LayerNorm, eps: float) -
 def attention(qkv: Array, offsets: Array, num_heads: int) -> Array:
     T, H = len(qkv), qkv.shape[1] // 3
     context = _empty(T, H)
-    _attention.attention(_flat(qkv), offsets, H, num_heads, context.reshape(-1), 0, num_heads)
+    scratch = empty(scratch_size(H // num_heads, int(np.diff(offsets).max(initial=0))))
+    _attention(_flat(qkv), offsets, H, num_heads, context.reshape(-1), 0, num_heads, scratch)
     return context
 
 
@@ -96,7 +99,8 @@ def attention_probs(qkv: Array, offsets: Array, num_heads: int) -> list[Array]:
     result = []
     for first, last in pairwise(offsets):
         probs = np.empty((num_heads, last - first, last - first), np.float32)
-        _attention.attention_probs(_flat(qkv), first, last - first, H, num_heads, probs.reshape(-1))
+        scratch = empty(scratch_size(H // num_heads, last - first))
+        _attention_probs(_flat(qkv), first, last - first, H, num_heads, probs.reshape(-1), scratch)
         result.append(probs)
     return result
 

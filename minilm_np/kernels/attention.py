@@ -30,9 +30,6 @@ from minilm_np.kernels.simd import (
     transpose,
     zero_tile,
 )
-from minilm_np.kernels.simd import empty as _empty
-
-empty = inline(_empty)
 
 ROWS, VECTORS = (8, 2) if WIDTH == 16 else (4, 2)  # tile of scores: keys x queries; of the context: queries x D
 LANES = VECTORS * WIDTH
@@ -105,17 +102,18 @@ def weighted_values(pair, single, scores, column, S, qkv, value, H, D, context, 
         store_tile(tile, context, at + D - WIDTH, H)
 
 
+def scratch_size(D: int, longest: int) -> int:
+    """float32 numbers that `attention` needs to work in, for sentences of at most `longest` tokens"""
+    return (D + longest) * LANES
+
+
 @jit
-def attention(qkv, offsets, H, num_heads, context, first_head, last_head):
+def attention(qkv, offsets, H, num_heads, context, first_head, last_head, scratch):
     """context (T, H) from qkv (T, 3H), both flat; the heads first_head to last_head - 1 of every sentence."""
     D = H // num_heads
     scale = np.float32(1 / math.sqrt(D))
-    longest = 0
-    for b in range(len(offsets) - 1):
-        longest = max(longest, offsets[b + 1] - offsets[b])
-    queries = empty(D * LANES)
+    queries, scores = scratch[: D * LANES], scratch[D * LANES :]
     queries[:] = 0
-    scores = empty(longest * LANES)
     for b in range(len(offsets) - 1):
         first = offsets[b]
         S = offsets[b + 1] - first
@@ -138,13 +136,12 @@ def attention(qkv, offsets, H, num_heads, context, first_head, last_head):
 
 
 @jit
-def attention_probs(qkv, first, S, H, num_heads, probs):
+def attention_probs(qkv, first, S, H, num_heads, probs, scratch):
     """probs (N, S, S), flat, of the sentence of S tokens from row `first`: the weights that `attention` uses"""
     D = H // num_heads
     scale = np.float32(1 / math.sqrt(D))
-    queries = empty(D * LANES)
+    queries, scores = scratch[: D * LANES], scratch[D * LANES :]
     queries[:] = 0
-    scores = empty(S * LANES)
     for head in range(num_heads):
         for q in range(0, S, LANES):
             count = min(LANES, S - q)

@@ -25,15 +25,15 @@ from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 
 from minilm_np import kernels, ops
-from minilm_np.kernels.attention import attention
+from minilm_np.kernels.attention import LANES, attention, scratch_size
 from minilm_np.kernels.linear import Packed, linear, panels_of
 from minilm_np.kernels.simd import F32, I64, WITHOUT_JIT, empty, inline, jit, operation
 
 Array = npt.NDArray[Any]
 
 # The box: an int64 array. What several threads write lies a cache line (8 numbers) apart.
-OPEN, DONE, FAILED, WHAT, ARGUMENTS = 0, 8, 16, 24, 25
-SIZE = ARGUMENTS + 8
+OPEN, DONE, WHAT, ARGUMENTS = 0, 8, 16, 17
+SIZE = ARGUMENTS + 9
 # OPEN: number of the operation << 32 | first << 16 | last: of its pieces (panels, heads) nobody has taken those from
 # first to last - 1 yet. The caller takes them from below and helpers from above, so each knows which panel it will
 # want next.
@@ -136,7 +136,7 @@ def take(box, from_below):
 @inline
 def do(box, piece, step):
     """The piece taken. Its arrays stay: the caller waits until every piece that was taken is done."""
-    a = box[ARGUMENTS : ARGUMENTS + 8]
+    a = box[ARGUMENTS:]
     if box[WHAT] == LINEAR:
         T, K, N = a[4], a[5], a[6]
         x, panels = carray(_floats_at(a[0]), T * K), carray(_floats_at(a[1]), N * K)
@@ -145,31 +145,33 @@ def do(box, piece, step):
     else:
         T, H, num_heads = a[4], a[5], a[6]
         qkv, context = carray(_floats_at(a[0]), T * 3 * H), carray(_floats_at(a[1]), T * H)
-        attention(qkv, carray(_integers_at(a[2]), a[3]), H, num_heads, context, piece, piece + 1)
+        size = (H // num_heads + a[8]) * LANES  # scratch_size
+        scratch = carray(_floats_at(a[7] + 4 * size * piece), size)
+        attention(qkv, carray(_integers_at(a[2]), a[3]), H, num_heads, context, piece, piece + 1, scratch)
     increase(box, DONE)
 
 
 @jit
-def serve(box, helpers):
-    """A helper: do pieces of whatever is posted, until there is none for a while. Returns whether there was any."""
-    patience, useful = PATIENCE, False
+def serve(box, helpers, looks):
+    """A helper: do pieces of what is posted, until `looks` at the box in a row found none. Returns whether any did.
+
+    A piece that it has taken it does: nothing here allocates memory or raises.
+    """
+    patience, useful = looks, False
     while patience > 0:
         piece = take(box, False)
         if piece >= 0:
             do(box, piece, -helpers)
-            patience, useful = PATIENCE, True
+            patience, useful = looks, True
         patience -= 1
     return useful
 
 
 @jit
-def lead(box, what, pieces, a0, a1, a2, a3, a4, a5, a6, a7):
-    """The caller: post an operation, do pieces of it until all are taken, and wait until they are done.
-
-    If a helper has failed, nobody does what it has taken: then this returns at once.
-    """
-    a = box[ARGUMENTS : ARGUMENTS + 8]
-    a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7] = a0, a1, a2, a3, a4, a5, a6, a7
+def lead(box, what, pieces, a0, a1, a2, a3, a4, a5, a6, a7, a8):
+    """The caller: post an operation, do pieces of it until all are taken, and wait until they are done."""
+    a = box[ARGUMENTS:]
+    a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8] = a0, a1, a2, a3, a4, a5, a6, a7, a8
     box[WHAT] = what
     box[DONE] = 0
     before = box[OPEN]
@@ -181,7 +183,7 @@ def lead(box, what, pieces, a0, a1, a2, a3, a4, a5, a6, a7):
             do(box, piece, 1)
         open_ = look(box, OPEN)
         first, last = (open_ >> 16) & 0xFFFF, open_ & 0xFFFF
-    while look(box, DONE) != pieces and look(box, FAILED) == 0:
+    while look(box, DONE) != pieces:
         pass
 
 
@@ -198,49 +200,42 @@ class Team:
     def __init__(self, threads: int):
         self.members = 1 if WITHOUT_JIT else min(threads, LARGEST)
         self._box = np.zeros(SIZE, np.int64)
-        self._present = 0
-        self._error: BaseException | None = None
+        self._helpers: list[None] = []  # one for each; append and pop are atomic, which += and -= are not
 
     def assemble(self) -> None:
         """Start the helpers that are not there (any more); each ends by itself when there is nothing to do."""
-        self._error, self._box[FAILED] = None, 0
         with suppress(RuntimeError):  # the system allows no more threads: who is there does it all
-            while self._present < self.members - 1:
+            while len(self._helpers) < self.members - 1:
                 _thread.start_new_thread(self._help, ())  # threading.Thread waits for it: 0.1 ms
-                self._present += 1
+                self._helpers.append(None)
 
     def _help(self) -> None:
         idle = 0
-        try:
-            while idle < LINGER:
-                idle = 0 if serve(self._box, self.members - 1) else idle + 1
-                _let_others_run()
-        except BaseException as error:  # out of memory, say: nobody shall wait for what this thread has taken
-            self._error, self._box[FAILED] = error, 1
-        finally:
-            self._present -= 1
+        while idle < LINGER:
+            idle = 0 if serve(self._box, self.members - 1, PATIENCE) else idle + 1
+            _let_others_run()
+        self._helpers.pop()
 
-    def _do(self, what: int, pieces: int, *arguments: int) -> None:
-        lead(self._box, what, pieces, *arguments)
-        if self._error:
-            raise self._error
-
-    def linear(self, x: Array, dense: Packed, activation: str | None) -> Array:
+    def linear(self, x: Array, dense: Packed, activation: str | None) -> Array:  # (T, K) -> (T, N)
         if self.members == 1:
             return kernels.linear(x, dense, activation)
         (N, K), T = dense.shape, len(x)
         y: Array = empty(T * N).reshape(T, N)
         arrays = (_address(x), _address(dense.panels), _address(dense.bias), _address(y))
-        self._do(LINEAR, panels_of(N), *arrays, T, K, N, int(activation == "gelu"))
+        lead(self._box, LINEAR, panels_of(N), *arrays, T, K, N, int(activation == "gelu"), 0)
         return y if activation in (None, "gelu") else ops.ACTIVATIONS[activation](y)
 
-    def attention(self, qkv: Array, offsets: Array, num_heads: int) -> Array:
+    def attention(self, qkv: Array, offsets: Array, num_heads: int) -> Array:  # (T, 3H) -> (T, H)
         T, H = len(qkv), qkv.shape[1] // 3
         if self.members == 1 or T < ALONE:
             return kernels.attention(qkv, offsets, num_heads)
         context: Array = empty(T * H).reshape(T, H)
+        offsets = np.ascontiguousarray(offsets, np.int64)
+        longest = int(np.diff(offsets).max())
+        scratch = empty(num_heads * scratch_size(H // num_heads, longest))  # each head its own
         arrays = (_address(qkv), _address(context), _address(offsets))
-        self._do(ATTENTION, num_heads, *arrays, len(offsets), T, H, num_heads, 0)
+        sizes = (len(offsets), T, H, num_heads)
+        lead(self._box, ATTENTION, num_heads, *arrays, *sizes, _address(scratch), longest)
         return context
 
 
