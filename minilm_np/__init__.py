@@ -10,19 +10,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["SentenceTransformer", "Tokens", "WeightsError", "WeightsNotFoundError", "l2_normalize", "mean_pool"]
+__all__ = [
+    "InputError",
+    "SentenceTransformer",
+    "TextInfo",
+    "Tokens",
+    "TruncationWarning",
+    "WeightsError",
+    "WeightsNotFoundError",
+    "l2_normalize",
+    "mean_pool",
+]
 
 if TYPE_CHECKING:
     from minilm_np.checkpoint import WeightsError as WeightsError
+    from minilm_np.encoder import InputError as InputError
     from minilm_np.ops import l2_normalize as l2_normalize
     from minilm_np.ops import mean_pool as mean_pool
     from minilm_np.sentence_transformer import SentenceTransformer as SentenceTransformer
+    from minilm_np.sentence_transformer import TextInfo as TextInfo
+    from minilm_np.sentence_transformer import TruncationWarning as TruncationWarning
     from minilm_np.tokenizer import Tokens as Tokens
     from minilm_np.weights import WeightsNotFoundError as WeightsNotFoundError
 
 _WHERE = {
+    "InputError": "encoder",
     "SentenceTransformer": "sentence_transformer",
+    "TextInfo": "sentence_transformer",
     "Tokens": "tokenizer",
+    "TruncationWarning": "sentence_transformer",
     "WeightsError": "checkpoint",
     "WeightsNotFoundError": "weights",
     "l2_normalize": "ops",

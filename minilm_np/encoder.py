@@ -304,7 +304,7 @@ def _said_if_slow(what: str) -> Iterator[None]:
 
 
 def as_texts(sentences: Any) -> list[Text]:
-    """The rows as str or (str, str); TypeError names the argument or the row."""
+    """The rows as str or (str, str). Raises InputError naming the argument or the row."""
     if isinstance(sentences, str):
         return [str(sentences)]
     wanted = "a str or an iterable of str"

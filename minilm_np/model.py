@@ -1,6 +1,6 @@
 """BERT as a sentence encoder: the architecture, written once. What computes it, an op set, is passed in.
 
-Read from the bottom up: `forward`, `encoder`, `embeddings`, `encoder_layer`, and its two halves
+Read from the bottom up: `forward`, `sentence_embeddings`, `encoder`, `embeddings`, `encoder_layer`, and its two halves
 `self_attention` and `feed_forward`. Each operation is a function of the op set: ops.py says in NumPy what it means.
 
 T tokens of all sentences    B sentences    S tokens of one sentence    V vocabulary (30522)
@@ -174,6 +174,18 @@ def encoder(
     return hidden_states
 
 
+def sentence_embeddings(
+    bert: Bert, hidden_states: Array, offsets: Array, observe: Observer | None = None
+) -> Array:  # (T, H) -> (B, H)
+    """One vector of each sentence's token embeddings: their mean, say, scaled to length 1."""
+    pooled = bert.ops.pool(hidden_states, offsets, bert.config.pooling_mode)  # (B, H)
+    normalized = bert.ops.l2_normalize(pooled) if bert.config.normalize else pooled  # (B, H)
+    if observe:
+        observe("pooled", pooled)
+        observe("sentence_embedding", normalized)
+    return normalized
+
+
 def forward(
     bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, observe: Observer | None = None
 ) -> Array:  # (T,) -> (B, H)
@@ -183,12 +195,7 @@ def forward(
     T, rising: sentence b is tokens offsets[b]:offsets[b+1]. `observe` is called with every stage of `stage_names`.
     """
     hidden_states = encoder(bert, token_ids, token_type_ids, offsets, observe)  # (T, H)
-    pooled = bert.ops.pool(hidden_states, offsets, bert.config.pooling_mode)  # (B, H)
-    sentence_embedding = bert.ops.l2_normalize(pooled) if bert.config.normalize else pooled  # (B, H)
-    if observe:
-        observe("pooled", pooled)
-        observe("sentence_embedding", sentence_embedding)
-    return sentence_embedding
+    return sentence_embeddings(bert, hidden_states, offsets, observe)
 
 
 def stage_names(config: BertConfig) -> list[str]:

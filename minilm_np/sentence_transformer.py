@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from minilm_np import ops
+from minilm_np import model, ops
 from minilm_np.checkpoint import read_json
 from minilm_np.encoder import Encoder, as_texts, stacklevel
 from minilm_np.tokenizer import Text
@@ -123,7 +123,7 @@ class SentenceTransformer(Encoder):
             "dtype": str(self.dtype),
         }
         saved = _read_saved_config(self.place.folder)
-        found = {"query": "", "document": "", **saved.get("prompts", {}), **(prompts or {})}
+        found = {"query": "", "document": "", **(saved.get("prompts") or {}), **(prompts or {})}
         self.prompts: dict[str, str] = {key: prompt or "" for key, prompt in found.items()}
         self.default_prompt_name = default_prompt_name or saved.get("default_prompt_name")
         if self.default_prompt_name is not None:
@@ -197,12 +197,12 @@ class SentenceTransformer(Encoder):
             raise ValueError(f"chunk_size: found {chunk_size!r}, wanted a positive integer")
         if precision is not None and precision not in PRECISIONS:
             raise ValueError(f"precision: found {precision!r}, wanted one of {PRECISIONS}")
+        if output_value is None and precision not in (None, "float32"):
+            raise ValueError(f"precision: found {precision!r}, wanted 'float32' with output_value=None")
         if truncation not in TRUNCATION:
             raise ValueError(f"truncation: found {truncation!r}, wanted one of {TRUNCATION}")
-        if output_value not in ("sentence_embedding", "token_embeddings", None):
-            raise KeyError(
-                f"output_value: found {output_value!r}, wanted 'sentence_embedding', 'token_embeddings' or None"
-            )
+        if output_value not in OUTPUTS:
+            raise KeyError(f"output_value: found {output_value!r}, wanted one of {OUTPUTS}")
         _check_device(device)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
@@ -226,6 +226,8 @@ class SentenceTransformer(Encoder):
             for start in range(0, len(texts), batch_size):
                 some = texts[start : start + batch_size]
                 result += self._whole_outputs(some, start, output_value, dimension, on_cut)
+            if output_value == "token_embeddings":
+                result = _quantize(result, precision or "float32")
         if return_info:
             info = self._info(texts, len(before or ""))
             return (result[0], info[0]) if singular else (result, info)
@@ -235,11 +237,8 @@ class SentenceTransformer(Encoder):
         """Normalise what is left after truncation, then quantise: the order of sentence-transformers."""
         if normalize:
             embeddings = ops.l2_normalize(embeddings)
-        if len(embeddings) and precision != "float32":
-            from minilm_np.util import quantize_embeddings
-
-            embeddings = quantize_embeddings(embeddings, precision)
-        return embeddings
+        quantized: Array = _quantize(embeddings, precision)
+        return quantized
 
     def _whole_outputs(
         self,
@@ -257,8 +256,7 @@ class SentenceTransformer(Encoder):
         spans = [slice(a, b) for a, b in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)]
         if output_value == "token_embeddings":
             return [hidden_states[span] for span in spans]
-        pooled = self._bert.ops.pool(hidden_states, tokens.offsets, self.config.pooling_mode)
-        embeddings = self._bert.ops.l2_normalize(pooled) if self.config.normalize else pooled
+        embeddings = model.sentence_embeddings(self._bert, hidden_states, tokens.offsets)
         return [
             {
                 "input_ids": tokens.token_ids[span].astype(np.int64),
@@ -508,6 +506,15 @@ def _check_dimension(name: str, value: int | None) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
         raise ValueError(f"{name}: found {value!r}, wanted a positive integer or None")
     return value
+
+
+def _quantize(embeddings: Any, precision: str) -> Any:
+    """An array (n, D), or a list of them, in fewer bits; no rows have none."""
+    if precision == "float32" or not len(embeddings):
+        return embeddings
+    from minilm_np.util import quantize_embeddings
+
+    return quantize_embeddings(embeddings, precision)
 
 
 def _convert(embeddings: Array, to_numpy: bool, to_tensor: bool) -> Any:

@@ -117,6 +117,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "list of vectors": ((TEXTS,), {"convert_to_numpy": False}),
     "tokens": ((TEXTS,), {"output_value": "token_embeddings"}),
     "tokens of one": (("x y",), {"output_value": "token_embeddings"}),
+    "tokens, ubinary": ((TEXTS,), {"output_value": "token_embeddings", "precision": "ubinary"}),
     "task": ((TEXTS,), {"task": "query"}),
     "device": ((TEXTS,), {"device": "cpu"}),
 }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tolerances import BATCH
 
 import minilm_np
-from minilm_np import SentenceTransformer
+from minilm_np import SentenceTransformer, encoder
 from minilm_np.kernels.simd import WITHOUT_JIT
 from minilm_np.model import stage_names
 from minilm_np.tokenizer import Tokens
@@ -72,6 +72,11 @@ def test_batch_order_and_split_do_not_matter(
 ) -> None:
     found = model.encode([TEXTS[row] for row in rows], batch_size=batch_size)
     assert np.abs(found - alone[rows]).max() <= BATCH
+
+
+def test_slices_come_back_in_order(model: SentenceTransformer, alone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(encoder.TEXTS_AT_ONCE, "numpy", 3)
+    assert np.abs(model.encode(TEXTS) - alone).max() <= BATCH
 
 
 def test_float32_is_near_the_oracle(oracle: SentenceTransformer, alone: Any) -> None:

@@ -126,6 +126,11 @@ def test_encode_arguments_are_named(model: SentenceTransformer, argument: str, v
         model.encode(["x", "y"], **{argument: value})
 
 
+def test_what_has_no_fewer_bits_says_so(model: SentenceTransformer) -> None:
+    with pytest.raises(ValueError, match="precision: found 'int8', wanted 'float32' with output_value=None"):
+        model.encode(["x"], output_value=None, precision="int8")
+
+
 def test_processing_kwargs_are_refused_by_name(model: SentenceTransformer) -> None:
     with pytest.raises(ValueError, match=r"processing_kwargs|max_length"):
         model.encode(["x"], processing_kwargs={"text": {"max_length": 5}})

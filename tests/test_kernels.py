@@ -28,7 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import FLOAT32, assert_close
 
-from minilm_np import SentenceTransformer, kernels, ops
+from minilm_np import SentenceTransformer, encoder, kernels, ops
 from minilm_np.encoder import _cut_by_tokens
 from minilm_np.kernels import simd
 from minilm_np.kernels.linear import PANEL
@@ -302,15 +302,31 @@ assert (pickle.loads(data).encode(texts) == wanted).all()
 
 
 @needs_jit
-def test_an_error_in_a_thread_reaches_the_caller(
-    numba_model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("which", [1, 40, 80])
+def test_an_error_in_a_thread_reaches_the_caller_and_drops_the_rest(
+    numba_model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch, which: int
 ) -> None:
+    begun = []
+
     def interrupted(*_: Any, **__: Any) -> Array:
-        raise KeyboardInterrupt
+        begun.append(1)
+        if len(begun) == which:
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+        return np.zeros((1, 384), np.float32)
 
     monkeypatch.setattr(numba_model, "_forward", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        numba_model.encode(POOL * 5)
+        numba_model.encode(["word " * 400] * 100)  # 80 chunks; when the 40th fails, the others wait
+    assert len(begun) < which + 20
+
+
+@needs_jit
+def test_slices_come_back_in_order(
+    numba_model: SentenceTransformer, alone: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(encoder.TEXTS_AT_ONCE, "numba", 7)
+    assert np.array_equal(numba_model.encode(POOL), alone)
 
 
 @pytest.mark.parametrize("fault", ["missing", "broken"])

@@ -25,7 +25,7 @@ ARROWS = {
     "threads": set(),
     "util": set(),
     "encoder": {"checkpoint", "kernels", "model", "ops", "threads", "tokenizer", "weights"},
-    "sentence_transformer": {"checkpoint", "encoder", "ops", "tokenizer", "util", "weights"},
+    "sentence_transformer": {"checkpoint", "encoder", "model", "ops", "tokenizer", "util", "weights"},
     "integrations": {"sentence_transformer", "weights"},
 }
 FRONT_DOORS = {"__init__", "__main__", "cli"}  # they may open any room
