@@ -192,6 +192,42 @@ def test_saved_and_loaded(weights_folder: Path, tmp_path: Path) -> None:
         again.save_pretrained(tmp_path / "new" / "folder")
 
 
+def test_a_save_that_fails_leaves_what_was_there(
+    model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("before")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        model.save_pretrained(tmp_path)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["config.json"]
+    assert (tmp_path / "config.json").read_text() == "before"
+
+
+def test_prompts(weights_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prompts = {"corpus": "c ", "passage": "p ", "document": "d "}
+    model = SentenceTransformer(weights_folder, backend="numpy", prompts=prompts)
+    for name in ("document", "passage", "corpus"):  # the first there is
+        assert np.array_equal(model.encode_document("x"), model.encode("x", prompt=prompts[name])), name
+        del model.prompts[name]
+    assert np.array_equal(model.encode_document("x"), model.encode("x"))
+    assert not caplog.records
+    model.encode("x", prompt_name="query", prompt="p ")
+    assert [record.getMessage() for record in caplog.records] == [
+        "encode: both prompt and prompt_name are given; prompt is used"
+    ]
+
+
+def test_truncated_in_every_output(model: SentenceTransformer) -> None:
+    found = model.encode(["a", "b"], output_value=None, truncate_dim=5)
+    assert [row["sentence_embedding"].shape for row in found] == [(5,), (5,)]
+    assert found[0]["token_embeddings"].shape == (3, 384)
+
+
 def test_cache_folder_and_revision(weights_folder: Path, tmp_path: Path) -> None:
     name = "sentence-transformers/all-MiniLM-L6-v2"
     snapshot = tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2" / "snapshots" / "abc"

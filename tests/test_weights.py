@@ -183,3 +183,22 @@ def test_the_table_in_weights_readme(weights_folder: Path) -> None:
     rows = re.findall(r"^\| (\S+) \| (\d+) \| ([0-9a-f]{64}) \|$", readme.read_text(), re.M)
     assert {file: sha256 for file, _, sha256 in rows} == weights.SHA256
     assert all((weights_folder / file).stat().st_size == int(size) for file, size, _ in rows)
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_a_cache_folder_is_fetched_to_if_it_has_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    monkeypatch.setattr(weights, "checkout_folder", lambda: None)
+    monkeypatch.delenv("MINILM_NP_WEIGHTS", raising=False)
+    for name in ("HF_HUB_OFFLINE", "MINILM_NP_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    asked: list[Path | None] = []
+
+    def fetch(to: Path | None = None) -> Path:
+        asked.append(to)
+        return tmp_path
+
+    monkeypatch.setattr(weights, "fetch", fetch)
+    place = weights.find_or_fetch(cache_folder=tmp_path / "mine", revision=revision)
+    assert (place.what, asked) == ("fetched", [tmp_path / "mine" / "all-MiniLM-L6-v2"])
