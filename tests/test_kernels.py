@@ -5,6 +5,7 @@ The first half also runs with NUMBA_DISABLE_JIT=1, on the NumPy twins of simd.py
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import shutil
@@ -94,6 +95,24 @@ def test_attention(vectors: int) -> None:
     qkv[offsets[1] : offsets[2]] = 1e3  # a sentence's neighbours do not see it
     changed = (kernels.attention(qkv, offsets, heads) != before).any(axis=1)
     assert changed.nonzero()[0].tolist() == list(range(offsets[1], offsets[2]))
+
+
+def test_attention_to_scores_that_differ_by_hundreds() -> None:
+    """exp would overflow without the largest score taken off, and not any other score instead."""
+    size, S = W, 20
+    qkv = np.zeros((S, 3 * size), np.float32)
+    qkv[:, 0] = 100
+    qkv[:, size] = np.linspace(-20, 40, S) * math.sqrt(size)
+    qkv[:, 2 * size :] = normal(S, size)
+    offsets = np.array([0, S])
+    found = kernels.attention(qkv, offsets, 1)
+    check(found, ops.attention(qkv.astype("f8"), offsets, 1), ulps=32)
+    assert np.abs(found - qkv[-1, 2 * size :]).max() < 1e-6  # all attention is on the last
+
+
+def test_memory_begins_at_a_cache_line() -> None:
+    for size in (1, 15, 16, 1000):
+        assert simd.empty(size).ctypes.data % 64 == 0 and simd.empty(size).shape == (size,)
 
 
 def test_pool_and_l2_normalize() -> None:
@@ -255,7 +274,8 @@ def test_helpers_do_their_share() -> None:
         pytest.skip("one CPU")
     dense, x = kernels.prepare_dense(normal(8 * PANEL, 16 * PANEL), normal(8 * PANEL)), normal(2000, 16 * PANEL)
     team = Team(2)
-    serve(team._box, 1, 0)  # compiled, or read, before the clock runs
+    serve(team._box, 1, 0)  # both compiled, or read: a helper does not stay as long as that takes
+    team.linear(x, dense, None)
     alone = min(_seconds(lambda: kernels.linear(x, dense, None)) for _ in range(5))
     team.assemble()
     shared = min(_seconds(lambda: team.linear(x, dense, None)) for _ in range(200))
