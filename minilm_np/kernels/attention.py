@@ -74,19 +74,15 @@ def probabilities(qkv, first, q, count, S, H, head, D, scale, queries, scores):
     row = 3 * H
     transpose_queries(qkv, (first + q) * row + head * D, count, row, D, queries)
     key = first * row + H + head * D
-    zeros, narrow, one = zero_tile(ROWS, VECTORS), zero_tile(ROWS, 1), zero_tile(1, VECTORS)
+    zeros, one = zero_tile(ROWS, VECTORS), zero_tile(1, VECTORS)
     if S < ROWS:
         for s in range(S):
             store_tile(accumulate(one, qkv, key + s * row, row, 1, queries, 0, LANES, D), scores, s * LANES, LANES)
     else:
         for block in range(0, S, ROWS):  # the last rows may overlap those before: the same bits again
             s = min(block, S - ROWS)
-            if count > WIDTH:
-                tile = accumulate(zeros, qkv, key + s * row, row, 1, queries, 0, LANES, D)
-                store_tile(tile, scores, s * LANES, LANES)
-            else:
-                tile = accumulate(narrow, qkv, key + s * row, row, 1, queries, 0, LANES, D)
-                store_tile(tile, scores, s * LANES, LANES)
+            tile = accumulate(zeros, qkv, key + s * row, row, 1, queries, 0, LANES, D)
+            store_tile(tile, scores, s * LANES, LANES)
     for lane in range(0, count, WIDTH):
         softmax_columns(scores, lane, S, scale)
 
@@ -119,8 +115,7 @@ def attention(qkv, offsets, H, num_heads, context, first_head, last_head, scratc
         S = offsets[b + 1] - first
         for head in range(first_head, last_head):
             value = first * 3 * H + 2 * H + head * D
-            for block in range(0, S, LANES):
-                q = max(min(block, S - ROWS), 0)  # at least ROWS queries, if there are: some a second time
+            for q in range(0, S, LANES):
                 count = min(LANES, S - q)
                 probabilities(qkv, first, q, count, S, H, head, D, scale, queries, scores)
                 at = (first + q) * H + head * D
