@@ -57,20 +57,26 @@ def flop(operation: str, T: int, L: int, config: model.BertConfig) -> float:
     return float(config.num_hidden_layers * T * per_token.get(operation, 0))
 
 
-def measure(bert: model.Bert, L: int, tokens: int = 320, rounds: int = 9) -> dict[str, float]:
-    """Seconds of each operation in one forward pass: medians over rounds."""
-    B = max(1, tokens // L)
-    rng = np.random.default_rng(0)
-    token_ids = rng.integers(1000, bert.config.vocab_size - 1, B * L).astype(np.int32)
-    offsets = np.arange(B + 1, dtype=np.int64) * L
-    seen: dict[str, list[float]] = {}
-    for number in range(rounds + 2):
-        timed = Timed(bert.ops)
-        model.forward(bert._replace(ops=timed), token_ids, np.zeros_like(token_ids), offsets)
-        if number >= 2:  # the first two warm the caches
-            for name, seconds in timed.seconds.items():
-                seen.setdefault(name, []).append(seconds)
-    return {name: statistics.median(seconds) for name, seconds in seen.items()}
+def measure(
+    berts: dict[str, model.Bert], rounds: int = 9, tokens: int = 320
+) -> dict[tuple[str, int], dict[str, float]]:
+    """Seconds of each operation in one forward pass, by name of the model and length of its texts.
+
+    Medians over rounds, in each of which every model computes texts of every length once, after two warm-up passes.
+    """
+    seen: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for _ in range(rounds):
+        for name, bert in berts.items():
+            for L in LENGTHS:
+                B = max(1, tokens // L)
+                token_ids = np.random.default_rng(0).integers(1000, bert.config.vocab_size - 1, B * L).astype(np.int32)
+                offsets = np.arange(B + 1, dtype=np.int64) * L
+                for _ in range(3):
+                    timed = Timed(bert.ops)
+                    model.forward(bert._replace(ops=timed), token_ids, np.zeros_like(token_ids), offsets)
+                for operation, seconds in timed.seconds.items():
+                    seen.setdefault((name, L), {}).setdefault(operation, []).append(seconds)
+    return {key: {name: statistics.median(times) for name, times in table.items()} for key, table in seen.items()}
 
 
 def draw(tables: dict[str, dict[str, float]], path: Path) -> None:
@@ -97,19 +103,19 @@ def draw(tables: dict[str, dict[str, float]], path: Path) -> None:
 def main() -> None:
     _, config, params = weights.load()
     limit, _ = one_blas_thread()
-    tables = {}
     with limit:
-        for label, op_set in (("Numba", kernels), ("NumPy", ops)):
-            bert = model.prepare(params, config, op_set)
-            for L in LENGTHS:
-                tables[f"{label}, texts of {L}"] = table = measure(bert, L)
-                T, total = max(1, 320 // L) * L, sum(table.values())
-                print(f"{label}, {T} word pieces in texts of {L}: {1e3 * total:.1f} ms")
-                for name, seconds in sorted(table.items(), key=lambda item: -item[1]):
-                    speed = flop(name, T, L, config) / seconds / 1e9
-                    print(f"  {name:20}{100 * seconds / total:5.1f} %" + (f"{speed:8.0f} GFLOP/s" if speed else ""))
+        op_sets = {"Numba": kernels, "NumPy": ops}
+        tables = measure({name: model.prepare(params, config, op_set) for name, op_set in op_sets.items()})
+    for (name, L), table in tables.items():
+        T, total = max(1, 320 // L) * L, sum(table.values())
+        print(f"{name}, {T} word pieces in texts of {L}: {1e3 * total:.1f} ms")
+        for operation, seconds in sorted(table.items(), key=lambda item: -item[1]):
+            speed = flop(operation, T, L, config) / seconds / 1e9
+            print(f"  {operation:20}{100 * seconds / total:5.1f} %" + (f"{speed:8.0f} GFLOP/s" if speed else ""))
     try:
-        draw(tables, Path(__file__).parent / "where.svg")
+        draw(
+            {f"{name}, texts of {L}": table for (name, L), table in tables.items()}, Path(__file__).parent / "where.svg"
+        )
     except ImportError:
         print("matplotlib is not installed: no picture")
 
