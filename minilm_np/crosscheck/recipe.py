@@ -1,0 +1,393 @@
+"""Sentence embeddings, made with any of the decisions taken wrongly.
+
+A `Recipe` lists the decisions that a port of the model takes; its defaults are the right ones. `run` computes what a
+backend that follows the recipe would give. The architecture is model.py's, as always: a wrong decision is a wrong
+tokenizer, parameter, or operation that is handed to it. This is slow, plain NumPy in float32.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from minilm_np import model, ops
+from minilm_np.model import Array, BertConfig
+from minilm_np.tokenizer import Tokenizer, Tokens
+from minilm_np.weights import load
+
+Stages = dict[str, list[Array]]  # of each stage, the value for each text: (S, H), (N, S, S) or (H,)
+LONGEST = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The decisions, in the order in which they are taken."""
+
+    # text -> word pieces
+    prefix: str = ""
+    normalizer: tuple[tuple[str, bool], ...] = ()  # options of BertNormalizer that are not tokenizer.json's
+    max_seq_length: int = 256
+    special_tokens: tuple[str, ...] = ("[CLS]", "[SEP]")
+    # word pieces -> rows of the embedding tables
+    token_type: int | None = 0  # None: no row is added
+    position_offset: int = 0
+    positions_from: Literal["sentence", "batch", "left padding"] = "sentence"  # where position 0 is
+    # padding, which a right backend has, too, but hides
+    pad_to: int | None = None  # LONGEST of the batch, or a number of word pieces
+    padding_attended: bool = False
+    padding_pooled: bool = False
+    # parameters
+    layers: tuple[int, ...] | None = None  # which layers, in which order
+    transposed: frozenset[str] = frozenset()  # names of dense modules, of the checkpoint
+    without_bias: frozenset[str] = frozenset()
+    weights: Literal["float32", "fp16", "bf16", "int8 per tensor", "int8 per channel"] = "float32"
+    tables: Literal["float32", "int8 per tensor"] = "float32"  # the embedding tables, where `weights` leaves them
+    # arithmetic
+    hidden_act: Literal["gelu", "gelu_new", "quick_gelu", "relu"] = "gelu"
+    layer_norm_eps: float = 1e-12
+    unbiased_variance: bool = False
+    without_norm: frozenset[str] = frozenset()  # names of LayerNorm modules
+    without_residual: frozenset[str] = frozenset()  # the LayerNorm modules where it is added
+    pre_norm: bool = False
+    attention_scale: Literal["head", "hidden", "none"] = "head"
+    attention_order: tuple[int, int, int] = (0, 1, 2)  # which of query, key, value takes which place
+    heads: Literal["blocks", "interleaved", "not transposed", "not transposed back"] = "blocks"
+    activations: Literal["float32", "fp16", "bf16", "int8"] = "float32"
+    # word pieces -> one vector
+    pooling_mode: str = "mean"
+    specials_pooled: bool = True
+    scaling: Literal["unit", "none", "twice"] = "unit"
+    # rows of a batch
+    rows: Literal["given", "longest first", "shortest first", "first repeated", "all first"] = "given"
+
+
+OF_PARAMETERS = (  # the decisions that change the prepared model
+    *("layers", "transposed", "without_bias", "weights", "tables", "token_type"),
+    *("hidden_act", "layer_norm_eps", "pooling_mode", "scaling"),
+)
+
+
+class Checkpoint(NamedTuple):
+    """What is read once, whatever the recipe."""
+
+    folder: Path
+    config: BertConfig
+    params: Mapping[str, Array]
+
+    @classmethod
+    def load(cls, name_or_path: str = "", dtype: str = "float32") -> Checkpoint:
+        """The default model's, or that of a folder; errors as those of `weights.load`."""
+        place, config, params = load(name_or_path, dtype=dtype) if name_or_path else load(dtype=dtype)
+        return cls(place.folder, config, params)
+
+
+class Batch(NamedTuple):
+    """Word pieces of the texts that are computed together, padding included."""
+
+    tokens: Tokens
+    position_ids: Array  # (T,)
+    lengths: Array  # (B,) without padding
+
+
+class Run(NamedTuple):
+    embeddings: Array  # (n, H)
+    stages: Stages
+    token_ids: list[Array]  # (S,) each
+
+
+class Kitchen:
+    """Runs recipes on one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self.checkpoint = checkpoint
+        self._tokenizer = lru_cache(64)(self._make_tokenizer)
+        self._bert = lru_cache(2)(self._prepare)  # the right one and the one at hand
+
+    def run(
+        self,
+        recipe: Recipe,
+        texts: Sequence[str],
+        batches: Iterable[Sequence[int]],
+        stages: Iterable[str] = (),
+    ) -> Run:
+        """Embeddings of `texts`; `batches` says which rows are computed, and returned, together."""
+        embeddings = np.zeros((len(texts), self.checkpoint.config.hidden_size), np.float32)
+        found: dict[str, list[Any]] = {stage: [None] * len(texts) for stage in stages}
+        token_ids: list[Any] = [None] * len(texts)
+        for rows in batches:
+            batch = self._tokenize(recipe, [texts[row] for row in rows])
+            seen: dict[str, list[Array]] = {}
+
+            def observe(stage: str, value: Any, batch: Batch = batch, seen: dict[str, list[Array]] = seen) -> None:
+                if stage in found:
+                    seen[stage] = _by_text(stage, value, batch)
+
+            vectors = self._forward(recipe, batch, observe if found else None)
+            order = _order(recipe.rows, batch.lengths)
+            embeddings[rows] = vectors[order]
+            for place, row in enumerate(rows):
+                start = batch.tokens.offsets[place]
+                token_ids[row] = batch.tokens.token_ids[start : start + batch.lengths[place]]
+                for stage, values in seen.items():
+                    found[stage][row] = values[place]
+            if "sentence_embedding" in found:
+                for place, row in enumerate(rows):
+                    found["sentence_embedding"][row] = embeddings[rows[place]]
+        return Run(embeddings, found, token_ids)
+
+    # --- text -> word pieces -------------------------------------------------------------------
+
+    def _make_tokenizer(self, normalizer: tuple[tuple[str, bool], ...], length: int, specials: tuple[str, ...]) -> Any:
+        path = self.checkpoint.folder / "tokenizer.json"
+        if not normalizer and len(specials) == 2:
+            return Tokenizer(path, length)
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        spec["normalizer"] |= dict(normalizer)
+        for form in ("single", "pair"):
+            spec["post_processor"][form] = [
+                part
+                for part in spec["post_processor"][form]
+                if "Sequence" in part or part["SpecialToken"]["id"] in specials
+            ]
+        tokenizer = HuggingFaceTokenizer.from_str(json.dumps(spec))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(length)
+        return tokenizer
+
+    def _tokenize(self, recipe: Recipe, texts: list[str]) -> Batch:
+        tokenizer = self._tokenizer(recipe.normalizer, recipe.max_seq_length, recipe.special_tokens)
+        encode = tokenizer.encode if isinstance(tokenizer, Tokenizer) else tokenizer.encode_batch
+        ids = [encoding.ids for encoding in encode([recipe.prefix + text for text in texts])]
+        lengths = np.array([len(row) for row in ids])
+        if recipe.pad_to is not None:
+            to = max(recipe.pad_to, int(lengths.max(initial=0)))
+            ids = [row + [0] * (to - len(row)) for row in ids]  # [PAD] is word piece 0
+        padded = np.array([len(row) for row in ids])
+        offsets = np.concatenate([[0], np.cumsum(padded)])
+        T = int(offsets[-1])
+        position_ids = np.arange(T)
+        if recipe.positions_from != "batch":
+            position_ids -= np.repeat(offsets[:-1], padded)
+        if recipe.positions_from == "left padding":
+            position_ids += np.repeat(lengths.max(initial=0) - lengths, padded)
+        position_ids += recipe.position_offset
+        most = self.checkpoint.config.max_position_embeddings - 1
+        token_ids = np.array([piece for row in ids for piece in row], np.int32)
+        types = np.full(T, recipe.token_type or 0, np.int32)
+        return Batch(Tokens(token_ids, types, offsets), np.clip(position_ids, 0, most), lengths)
+
+    # --- parameters ----------------------------------------------------------------------------
+
+    def _prepare(self, recipe: Recipe) -> model.Bert:
+        config, params = self.checkpoint.config, dict(self.checkpoint.params)
+        for name in recipe.transposed:
+            weight = params[f"{name}.weight"]
+            # what is not square can only be read in the wrong order: (in, out) taken for (out, in)
+            square = weight.shape[0] == weight.shape[1]
+            params[f"{name}.weight"] = weight.T if square else np.ascontiguousarray(weight.T).reshape(weight.shape)
+        for name in recipe.without_bias:
+            params[f"{name}.bias"] = np.zeros_like(params[f"{name}.bias"])
+        types = "embeddings.token_type_embeddings.weight"
+        if recipe.token_type is None:
+            params[types] = np.zeros_like(params[types])
+        if recipe.weights != "float32":
+            params = {name: quantize(name, value, recipe.weights) for name, value in params.items()}
+        if recipe.tables != "float32":
+            tables = [name for name in params if name.endswith("_embeddings.weight")]
+            params |= {name: _to_int8(params[name], None) for name in tables}
+        if recipe.layers is not None:
+            config = replace(config, num_hidden_layers=len(recipe.layers))
+            right_order = dict(params)
+            for i, layer in enumerate(recipe.layers):
+                here, there = f"encoder.layer.{i}.", f"encoder.layer.{layer}."
+                params |= {here + k.removeprefix(there): v for k, v in right_order.items() if k.startswith(there)}
+        config = replace(
+            config,
+            hidden_act=recipe.hidden_act,
+            layer_norm_eps=recipe.layer_norm_eps,
+            pooling_mode=recipe.pooling_mode,
+            normalize=recipe.scaling != "none",
+        )
+        bert = model.prepare(params, config, ops)
+        named = {name: Named(name, value) for name, value in bert.weights.items() if name != "embeddings"}
+        return bert._replace(weights={**bert.weights, **named})
+
+    def _forward(self, recipe: Recipe, batch: Batch, observe: model.Observer | None) -> Array:
+        bert = self._bert(replace(Recipe(), **{field: getattr(recipe, field) for field in OF_PARAMETERS}))
+        wrong = WrongOps(recipe, batch, bert)
+        with np.errstate(all="ignore"):  # a wrong recipe may well overflow
+            return model.forward(bert._replace(ops=wrong), *batch.tokens, observe)
+
+
+# --- operations --------------------------------------------------------------------------------
+
+
+class Named(NamedTuple):
+    """A module's weights with its name, so that an operation knows where it is."""
+
+    name: str
+    value: Any
+
+
+class WrongOps:
+    """The NumPy op set (ops.py) with the recipe's decisions; one for each batch."""
+
+    prepare_dense = staticmethod(ops.prepare_dense)
+
+    def __init__(self, recipe: Recipe, batch: Batch, bert: model.Bert):
+        self.recipe, self.batch, self.bert = recipe, batch, bert
+
+    def embed(self, ids: Array, types: Array, positions: Array, tables: Any, norm: Named, eps: float) -> Array:
+        word, token_type, position = tables
+        x = self._round(self._round(word[ids] + token_type[types]) + position[self.batch.position_ids])
+        return self._round(self._layer_norm(x, norm, eps))
+
+    def linear(self, x: Array, dense: Named, activation: str | None) -> Array:
+        recipe, name = self.recipe, dense.name
+        if recipe.pre_norm and name.endswith(("attention.self", "intermediate.dense")):
+            layer = name.removesuffix(".attention.self").removesuffix(".intermediate.dense")
+            norm = f"{layer}.attention.output" if name.endswith("attention.self") else f"{layer}.output"
+            x = self._layer_norm(x, self.bert.weights[f"{norm}.LayerNorm"], recipe.layer_norm_eps)
+        if recipe.activations == "int8":
+            x = _to_uint8(x)
+        y = self._round(ops.linear(x, dense.value, None))
+        if activation == "quick_gelu":
+            y = y / (1 + np.exp(-1.702 * y))
+        elif activation is not None:
+            y = ops.ACTIVATIONS[activation](y)
+        return self._round(y)
+
+    def add_layer_norm(self, x: Array, residual: Array, norm: Named, eps: float) -> Array:
+        x = x if norm.name in self.recipe.without_residual else self._round(x + residual)
+        return x if self.recipe.pre_norm else self._round(self._layer_norm(x, norm, eps))
+
+    def attention(self, qkv: Array, offsets: Array, num_heads: int) -> Array:
+        context = np.empty((len(qkv), qkv.shape[1] // 3), qkv.dtype)
+        heads = self._heads(qkv, offsets, num_heads)
+        for (start, stop), (probs, value) in zip(pairwise(offsets), heads, strict=True):
+            per_head = self._round(self._round(probs) @ value)  # (N, S, D)
+            order = {"interleaved": (1, 2, 0), "not transposed back": (0, 1, 2), "not transposed": (0, 1, 2)}
+            context[start:stop] = per_head.transpose(order.get(self.recipe.heads, (1, 0, 2))).reshape(
+                stop - start, context.shape[1]
+            )
+        return context
+
+    def attention_probs(self, qkv: Array, offsets: Array, num_heads: int) -> list[Array]:
+        return [probs for probs, _ in self._heads(qkv, offsets, num_heads)]
+
+    def _heads(self, qkv: Array, offsets: Array, num_heads: int) -> Iterator[tuple[Array, Array]]:
+        """Of each sentence attention_probs (N, S, S) and value (N, S, D)."""
+        recipe = self.recipe
+        head_size = qkv.shape[1] // (3 * num_heads)
+        width = {"head": head_size, "hidden": num_heads * head_size, "none": 1}[recipe.attention_scale]
+        for b, (start, stop) in enumerate(pairwise(offsets)):
+            parts = qkv[start:stop].reshape(stop - start, 3, head_size * num_heads).transpose(1, 0, 2)  # (3, S, H)
+            if recipe.heads == "interleaved":
+                split = parts.reshape(3, stop - start, head_size, num_heads).transpose(0, 3, 1, 2)
+            elif recipe.heads == "not transposed":
+                split = np.ascontiguousarray(parts).reshape(3, num_heads, stop - start, head_size)
+            else:
+                split = parts.reshape(3, stop - start, num_heads, head_size).transpose(0, 2, 1, 3)
+            query, key, value = (split[i] for i in recipe.attention_order)  # each (N, S, D)
+            scores = query @ key.swapaxes(-1, -2) / math.sqrt(width)
+            if not recipe.padding_attended:
+                scores[..., self.batch.lengths[b] :] = -np.inf
+            yield (ops.softmax(scores) if stop > start else scores), value
+
+    def pool(self, hidden_states: Array, offsets: Array, mode: str) -> Array:
+        recipe = self.recipe
+        lengths = np.diff(offsets) if recipe.padding_pooled else self.batch.lengths
+        pooled = np.zeros((len(lengths), hidden_states.shape[1]), hidden_states.dtype)
+        for b, (start, length) in enumerate(zip(offsets[:-1], lengths, strict=True)):
+            rows = hidden_states[start : start + length]
+            if not recipe.specials_pooled:
+                rows = rows[1 : self.batch.lengths[b] - 1]
+            if len(rows):  # of no word pieces at all the sum is 0
+                pooled[b] = ops.pool(rows, np.array([0, len(rows)]), mode)[0]
+        return self._round(pooled)
+
+    def l2_normalize(self, x: Array) -> Array:
+        x = ops.l2_normalize(x) if self.recipe.scaling != "twice" else x / np.sum(x * x, axis=-1, keepdims=True)
+        return self._round(x)
+
+    def _layer_norm(self, x: Array, norm: Named, eps: float) -> Array:
+        if norm.name in self.recipe.without_norm:
+            return x
+        weight, bias = norm.value
+        if self.recipe.unbiased_variance:
+            H = x.shape[-1]
+            centred = x - x.mean(axis=-1, keepdims=True)
+            variance = np.sum(centred * centred, axis=-1, keepdims=True) / (H - 1)
+            return np.asarray(centred / np.sqrt(variance + np.float32(eps)) * weight + bias)
+        return ops.layer_norm(x, norm.value, eps)
+
+    def _round(self, x: Array) -> Array:
+        if self.recipe.activations == "fp16":
+            return x.astype(np.float16).astype(np.float32)
+        return to_bf16(x) if self.recipe.activations == "bf16" else x
+
+
+def _by_text(stage: str, value: Any, batch: Batch) -> list[Array]:
+    """A stage's value for each text, without padding."""
+    if stage.endswith("attention_probs"):
+        return [probs[:, :n, :n] for probs, n in zip(value, batch.lengths, strict=True)]
+    if stage in ("pooled", "sentence_embedding"):
+        return list(value)
+    return [value[start : start + n] for start, n in zip(batch.tokens.offsets[:-1], batch.lengths, strict=True)]
+
+
+def _order(rows: str, lengths: Array) -> Array:
+    """Which row of a batch is returned in each place."""
+    if rows == "longest first":
+        return np.argsort(-lengths, kind="stable")
+    if rows == "shortest first":
+        return np.argsort(lengths, kind="stable")
+    order = np.arange(len(lengths))
+    if rows == "first repeated":
+        return np.maximum(order - 1, 0)
+    return np.zeros_like(order) if rows == "all first" else order
+
+
+# --- number formats ----------------------------------------------------------------------------
+
+
+def to_bf16(x: Array) -> Array:
+    """float32 rounded to the nearest bfloat16, ties to even: the upper 16 bits."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) & np.uint64(0xFFFF0000)
+    return rounded.astype(np.uint32).view(np.float32).reshape(x.shape)
+
+
+def quantize(name: str, value: Array, format: str) -> Array:
+    """A parameter as it is after storing it in `format`; int8 is for dense weights only."""
+    if format == "fp16":
+        return value.astype(np.float16).astype(np.float32)
+    if format == "bf16":
+        return to_bf16(value)
+    if value.ndim < 2 or name.startswith("embeddings."):
+        return value
+    return _to_int8(value, 1 if format == "int8 per channel" else None)
+
+
+def _to_int8(value: Array, axis: int | None) -> Array:
+    """Symmetric: the largest magnitude is 127, of the whole tensor or of each output."""
+    scale = np.abs(value).max(axis=axis, keepdims=True) / 127
+    return np.asarray(np.rint(value / scale) * scale, np.float32)
+
+
+def _to_uint8(x: Array) -> Array:
+    """Dynamic, asymmetric, per tensor: 0 is exact, the range is that of all rows of the batch, padding too."""
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    scale = np.float32((high - low) / 255)
+    zero = np.rint(-low / scale)
+    return np.asarray((np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale, np.float32)
