@@ -27,17 +27,15 @@ class Mistake:
 
     @property
     def of_batches(self) -> bool:
-        """Whether it shows only in some texts, or only in who is in a batch with whom."""
-        return any(field in OF_BATCHES for field, _ in self.change)
+        """Whether its effect on a text depends on who else is in the batch."""
+        return any(
+            value == LONGEST if field == "pad_to" else field in ("rows", "positions_from") or value == "int8"
+            for field, value in self.change
+        )
 
     def clashes_with(self, other: Mistake) -> bool:
         """Whether both take the same decision, so that they cannot both be made."""
         return bool({field for field, _ in self.change} & {field for field, _ in other.change})
-
-
-OF_BATCHES = frozenset(
-    ("prefix", "normalizer", "max_seq_length", "special_tokens", "positions_from", "pad_to", "rows", "activations")
-)
 
 
 def catalogue(config: BertConfig | None = None) -> list[Mistake]:

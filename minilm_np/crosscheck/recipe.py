@@ -109,6 +109,7 @@ class Kitchen:
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
         self._tokenizer = lru_cache(64)(self._make_tokenizer)
+        self._stored = lru_cache(2)(self._make_stored)
         self._bert = lru_cache(2)(self._prepare)  # the right one and the one at hand
 
     def run(
@@ -188,8 +189,17 @@ class Kitchen:
 
     # --- parameters ----------------------------------------------------------------------------
 
+    def _make_stored(self, weights: str, tables: str) -> Mapping[str, Array]:
+        params = self.checkpoint.params
+        if weights != "float32":
+            params = {name: quantize(name, value, weights) for name, value in params.items()}
+        if tables != "float32":
+            names = [name for name in params if name.endswith("_embeddings.weight")]
+            params = {**params, **{name: _to_int8(params[name], None) for name in names}}
+        return params
+
     def _prepare(self, recipe: Recipe) -> model.Bert:
-        config, params = self.checkpoint.config, dict(self.checkpoint.params)
+        config, params = self.checkpoint.config, dict(self._stored(recipe.weights, recipe.tables))
         for name in recipe.transposed:
             weight = params[f"{name}.weight"]
             # what is not square can only be read in the wrong order: (in, out) taken for (out, in)
@@ -200,11 +210,6 @@ class Kitchen:
         types = "embeddings.token_type_embeddings.weight"
         if recipe.token_type is None:
             params[types] = np.zeros_like(params[types])
-        if recipe.weights != "float32":
-            params = {name: quantize(name, value, recipe.weights) for name, value in params.items()}
-        if recipe.tables != "float32":
-            tables = [name for name in params if name.endswith("_embeddings.weight")]
-            params |= {name: _to_int8(params[name], None) for name in tables}
         if recipe.layers is not None:
             config = replace(config, num_hidden_layers=len(recipe.layers))
             right_order = dict(params)
@@ -363,9 +368,10 @@ def _order(rows: str, lengths: Array) -> Array:
 
 def to_bf16(x: Array) -> Array:
     """float32 rounded to the nearest bfloat16, ties to even: the upper 16 bits."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) & np.uint64(0xFFFF0000)
-    return rounded.astype(np.uint32).view(np.float32).reshape(x.shape)
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    rounded &= np.uint32(0xFFFF0000)
+    return np.where(np.isnan(x), x, rounded.view(np.float32).reshape(x.shape))
 
 
 def quantize(name: str, value: Array, format: str) -> Array:

@@ -1,0 +1,179 @@
+"""Which mistake explains a difference? Make each on purpose, and see whose vectors are the backend's.
+
+A mistake that is the cause gives the backend's own wrong numbers, up to rounding. What it explains is a share of the
+difference's square: 1 - |found - made|^2 / |found - right|^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from minilm_np.crosscheck.mistakes import RIGHT, Mistake, catalogue
+from minilm_np.crosscheck.probes import TEXTS
+from minilm_np.crosscheck.recipe import Kitchen
+from minilm_np.model import Array
+
+FITS = 3.0  # tolerances: the backend rounds, and so does the float32 run that it is compared with
+CANDIDATE = 0.5  # a mistake that explains less is not named
+BEAM = 4  # mistakes that are tried together with every other
+SHORT = 20  # word pieces
+FULL = 6  # the best on few texts are tried on all
+
+
+class Evidence(NamedTuple):
+    """What a backend gave at one stage, and what is right, for these rows of TEXTS."""
+
+    stage: str
+    rows: Sequence[int]
+    batches: Sequence[Sequence[int]]  # places in `rows`: which were asked for together
+    found: Sequence[Array]
+    wanted: Sequence[Array]
+    tolerance: float
+
+    def some(self, batches: Sequence[Sequence[int]]) -> Evidence:
+        """Of these batches only."""
+        places = [place for batch in batches for place in batch]
+        new = {place: i for i, place in enumerate(places)}
+        return self._replace(
+            rows=[self.rows[place] for place in places],
+            found=[self.found[place] for place in places],
+            wanted=[self.wanted[place] for place in places],
+            batches=[[new[place] for place in batch] for batch in batches],
+        )
+
+
+class Cause(NamedTuple):
+    """One mistake, or two."""
+
+    name: str  # a slug such as gelu-tanh; of two, both with " + " between
+    explained: float  # share of the squared difference, 0 to 1
+    says: str  # in words
+    remaining: float  # largest difference from the backend that is left, in tolerances
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is left is rounding."""
+        return self.remaining <= FITS
+
+
+def _distance(found: Array, other: Array, stage: str) -> float:
+    if stage == "token_ids":
+        return float(not np.array_equal(found, other))
+    if found.shape != other.shape:
+        return float(np.sum(np.square(found, dtype=np.float64)))
+    return float(np.sum(np.square(found - other.astype(np.float64))))
+
+
+def _left(found: Array, other: Array, evidence: Evidence) -> float:
+    """The largest difference, in tolerances."""
+    if found.shape != other.shape:
+        return np.inf
+    if evidence.stage == "token_ids":
+        return 0.0 if np.array_equal(found, other) else np.inf
+    return float(np.abs(found - other).max(initial=0)) / evidence.tolerance
+
+
+Made = tuple[Mistake, ...]
+
+
+class Search:
+    """Tries the catalogue on what a backend gave."""
+
+    def __init__(
+        self,
+        kitchen: Kitchen,
+        token_ids: Sequence[Array],
+        evidence: Sequence[Evidence],
+        tried: Callable[[str], None] | None = None,
+    ):
+        self.kitchen, self.evidence, self.tried = kitchen, evidence, tried
+        self.token_ids = token_ids
+        self.closest: Cause | None = None  # the best, even if it is no cause
+        self.mistakes = catalogue(kitchen.checkpoint.config)
+        self.rank = {mistake.name: i for i, mistake in enumerate(self.mistakes)}
+
+    def causes(self) -> list[Cause]:
+        """What fits, the plainest first; else what explains at least half, the best first; else nothing."""
+        if all(_distance(f, w, e.stage) == 0 for e in self.evidence for f, w in zip(e.found, e.wanted, strict=True)):
+            return []
+        singles = self._best((mistake,) for mistake in self.mistakes)
+        if not any(cause.fits for _, cause in singles):
+            firsts = [made for made, cause in singles[:BEAM] if cause.explained > 0]
+            seen: set[frozenset[str]] = set()
+            pairs = self._best(self._pairs(firsts, seen))
+            if not any(cause.explained > CANDIDATE for _, cause in singles + pairs):
+                pairs = self._best(self._pairs([(mistake,) for mistake in self._coarse()], seen))
+            alone = {made[0].name: cause for made, cause in singles}
+            for made, cause in pairs:
+                # a second mistake is named only if it leaves less than half of what the first alone leaves
+                best = max((alone[m.name].explained for m in made if m.name in alone), default=0.0)
+                if 1 - cause.explained < (1 - best) / 2:
+                    singles.append((made, cause))
+        found = [cause for _, cause in singles]
+        self.closest = max(found, key=lambda cause: cause.explained)
+        fitting = [cause for cause in found if cause.fits]
+        if fitting:
+            return sorted(fitting, key=lambda cause: [self.rank[name] for name in cause.name.split(" + ")])
+        return sorted((c for c in found if c.explained >= CANDIDATE), key=lambda c: -c.explained)[:5]
+
+    def _pairs(self, firsts: Sequence[Made], seen: set[frozenset[str]]) -> Iterator[Made]:
+        for (first,) in firsts:
+            for second in self.mistakes:
+                names = frozenset((first.name, second.name))
+                if len(names) == 2 and names not in seen and not first.clashes_with(second):
+                    seen.add(names)
+                    yield (first, second) if self.rank[first.name] < self.rank[second.name] else (second, first)
+
+    def _coarse(self) -> list[Mistake]:
+        """Mistakes of the whole model, one field each: two of them can hide each other."""
+        return [m for m in self.mistakes if not m.name[-1].isdigit() and "layer-" not in m.name][:40]
+
+    def _best(self, tries: Iterator[Made]) -> list[tuple[Made, Cause]]:
+        """The tries that explain most of a few texts, tried on all, the best first."""
+        ranking = []
+        for made in tries:
+            quick = [self._quick(made, evidence) for evidence in self.evidence]
+            ranking.append((self._judge(made, quick), made))
+        ranking.sort(key=lambda entry: (-entry[0].explained, entry[0].remaining))
+        full = [(made, self._judge(made, self.evidence)) for _, made in ranking[:FULL]]
+        return sorted(full, key=lambda entry: -entry[1].explained)
+
+    def _quick(self, made: Made, evidence: Evidence) -> Evidence:
+        """Texts enough to see whether mistakes are worth trying on all."""
+        lengths = [len(self.token_ids[row]) for row in evidence.rows]
+        short = [place for place, length in enumerate(lengths) if length <= SHORT]
+        fields = {field for mistake in made for field, _ in mistake.change}
+        together = any(mistake.of_batches for mistake in made)
+        if "max_seq_length" in fields:  # shows in long texts only
+            return evidence if together or len(made) == 1 else evidence.some([[int(np.argmax(lengths)), *short[:2]]])
+        if together:
+            batches = [batch for batch in evidence.batches if set(batch) <= set(short)]
+            return evidence.some(batches[: 2 if len(made) == 1 else 1]) if batches else evidence
+        some = 3 if "pad_to" in fields else 16 if len(made) == 1 else 6
+        return evidence.some([short[:some]]) if short else evidence
+
+    def _judge(self, made: Made, evidence: Sequence[Evidence]) -> Cause:
+        """How much these mistakes, all made, explain of the evidence of which they explain least."""
+        names, says = " + ".join(m.name for m in made), "; and ".join(m.says for m in made)
+        if self.tried:
+            self.tried(names)
+        recipe = RIGHT
+        for mistake in made:
+            recipe = mistake.apply(recipe)
+        explained, remaining = 1.0, 0.0
+        for one in evidence:
+            right = sum(_distance(f, w, one.stage) for f, w in zip(one.found, one.wanted, strict=True))
+            if all(_left(f, w, one) <= 1 for f, w in zip(one.found, one.wanted, strict=True)):
+                return Cause(names, 0.0, says, np.inf)  # these texts do not show the difference
+            texts = [TEXTS[row] for row in one.rows]
+            run = self.kitchen.run(recipe, texts, one.batches, [one.stage])
+            values = run.token_ids if one.stage == "token_ids" else run.stages[one.stage]
+            left = sum(_distance(f, v, one.stage) for f, v in zip(one.found, values, strict=True))
+            worst = max(_left(f, v, one) for f, v in zip(one.found, values, strict=True))
+            share = 1 - left / right if np.isfinite(left) else 0.0
+            explained = min(explained, max(0.0, share))
+            remaining = max(remaining, worst if np.isfinite(worst) else np.inf)
+        return Cause(names, float(explained), says, float(remaining))
