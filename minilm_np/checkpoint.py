@@ -50,6 +50,8 @@ ACCEPTED_SENTENCE = {  # the same of sentence_bert_config.json
     "tokenizer_args": ({}, None),  # these three may set another length, or other special tokens
     "processor_kwargs": ({}, None),
     "processing_kwargs": ({}, None),
+    "query_length": (None,),  # other lengths for encode_query and encode_document
+    "document_length": (None,),
 }
 POOLING_MODES = {  # the keys of older checkpoints -> names of newer ones
     "pooling_mode_cls_token": "cls",
@@ -94,6 +96,7 @@ def read_config(folder: Path) -> BertConfig:
     flags = {key: value for key, value in pooling.items() if key.startswith("pooling_mode_")} or {
         "pooling_mode_mean_tokens": True  # sentence-transformers' default
     }
+    _check_accepted(pooling, {"include_prompt": (True,)}, path)
     mode = pooling.get("pooling_mode", [POOLING_MODES.get(key, key) for key, value in flags.items() if value])
     if isinstance(mode, list) and len(mode) == 1:
         mode = mode[0]
@@ -112,7 +115,9 @@ def read_config(folder: Path) -> BertConfig:
         raise WeightsError(f"{path}: {key}: found {longest!r}, wanted 3 to {positions} (max_position_embeddings)")
     path = folder / "tokenizer_config.json"
     if path.is_file():
-        _check_accepted(_object(read_json(path), path), {"truncation_side": ("right",)}, path)
+        settings = _object(read_json(path), path)
+        _check_accepted(settings, {"truncation_side": ("right",)}, path)
+        _check_normalizer(settings, path)
     return BertConfig(
         **values,
         layer_norm_eps=float(eps),
@@ -121,6 +126,19 @@ def read_config(folder: Path) -> BertConfig:
         normalize=kinds[-1] == "Normalize",
         max_seq_length=longest,
     )
+
+
+def _check_normalizer(settings: Mapping[str, Any], path: Path) -> None:
+    """transformers lets these settings overrule tokenizer.json's; here they must say the same."""
+    tokenizer = path.with_name("tokenizer.json")
+    normalizer = _object(read_json(tokenizer), tokenizer).get("normalizer") if tokenizer.is_file() else None
+    if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+        for key, option in (
+            ("do_lower_case", "lowercase"),
+            ("strip_accents", "strip_accents"),
+            ("tokenize_chinese_chars", "handle_chinese_chars"),
+        ):
+            _check_one_of(path, key, settings.get(key, normalizer.get(option)), (normalizer.get(option),))
 
 
 def _object(value: Any, path: Path) -> dict[str, Any]:

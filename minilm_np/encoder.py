@@ -101,9 +101,9 @@ class Encoder:
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
         most = self.config.max_position_embeddings
-        if isinstance(value, bool) or not isinstance(value, int) or not 3 <= value <= most:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 3 <= value <= most:
             raise ValueError(f"max_seq_length: found {value!r}, wanted 3 to {most} ([CLS], a word piece, [SEP], ...)")
-        self._read_tokenizer(value)
+        self._read_tokenizer(int(value))
 
     def embed(
         self,

@@ -102,7 +102,7 @@ class SentenceTransformer(Encoder):
             if value:
                 raise ValueError(f"{name}: found {value!r}, wanted none: it configures PyTorch, which is not used")
         self.similarity_fn_name = similarity_fn_name
-        self.truncate_dim = _check_dimension("truncate_dim", truncate_dim)
+        self.truncate_dim = truncate_dim
         name_or_path = DEFAULT_MODEL if model_name_or_path is None else model_name_or_path
         super().__init__(
             name_or_path,
@@ -130,6 +130,8 @@ class SentenceTransformer(Encoder):
             self._prompt(None, self.default_prompt_name, "default_prompt_name")
         if similarity_fn_name is None:
             self.similarity_fn_name = saved.get("similarity_fn_name")
+        if truncate_dim is None:
+            self.truncate_dim = saved.get("truncate_dim")
         self._warned_of_truncation = False
 
     def __reduce__(self) -> Any:
@@ -338,7 +340,13 @@ class SentenceTransformer(Encoder):
         return result
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Array]:
-        """input_ids, token_type_ids, attention_mask: int64 arrays (n, longest), padded with 0; {} for no texts."""
+        """input_ids, token_type_ids, attention_mask: int64 arrays (n, longest), padded with 0; {} for no texts.
+
+        Raises ValueError for options of sentence-transformers' preprocessing, which there is none of here.
+        """
+        for name, value in kwargs.items():
+            if value:
+                raise ValueError(f"{name}: found {value!r}, wanted none: set max_seq_length instead")
         texts = [_prepend(prompt, text) for text in as_texts(inputs)] if prompt else as_texts(inputs)
         if not texts:
             return {}
@@ -382,6 +390,15 @@ class SentenceTransformer(Encoder):
         result: Array = SimilarityFunction.to_similarity_pairwise_fn(self.similarity_fn_name)(embeddings1, embeddings2)
         return result
 
+    @property
+    def truncate_dim(self) -> int | None:
+        """How many dimensions of every embedding are kept; None: all."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        self._truncate_dim = _check_dimension("truncate_dim", value)
+
     def get_embedding_dimension(self) -> int:
         return min(self.config.hidden_size, self.truncate_dim or self.config.hidden_size)
 
@@ -390,7 +407,7 @@ class SentenceTransformer(Encoder):
     @contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
         """Within the context `encode` keeps so many dimensions."""
-        before, self.truncate_dim = self.truncate_dim, _check_dimension("truncate_dim", truncate_dim)
+        before, self.truncate_dim = self.truncate_dim, truncate_dim
         try:
             yield
         finally:
@@ -468,6 +485,7 @@ class SentenceTransformer(Encoder):
             "prompts": self.prompts,
             "default_prompt_name": self.default_prompt_name,
             "similarity_fn_name": self.similarity_fn_name,
+            "truncate_dim": self.truncate_dim,
         }
         written = {"sentence_bert_config.json": sentence_bert, "config_sentence_transformers.json": options}
         with tempfile.TemporaryDirectory(prefix=".save-", dir=folder) as name:

@@ -387,6 +387,33 @@ def test_the_files_that_sentence_transformers_6_saves(tmp_path: Path) -> None:
     assert (config.max_seq_length, config.normalize, config.pooling_mode) == (20, False, "mean")
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("1_Pooling/config.json", "include_prompt", False),
+        ("sentence_bert_config.json", "query_length", 4),
+        ("sentence_bert_config.json", "document_length", 4),
+    ],
+)
+def test_what_would_give_other_vectors_is_refused(tmp_path: Path, file: str, key: str, value: Any) -> None:
+    with pytest.raises(WeightsError, match=rf"{file}: {key}: {value} is not supported"):
+        read_config(write_configs(tmp_path, file, **{key: value}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("do_lower_case", False), ("strip_accents", False), ("tokenize_chinese_chars", False)]
+)
+def test_the_tokenizers_settings_must_be_those_of_tokenizer_json(tmp_path: Path, key: str, value: Any) -> None:
+    normalizer = {"type": "BertNormalizer", "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
+    write_configs(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"normalizer": normalizer}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "strip_accents": None}))
+    assert read_config(tmp_path).max_seq_length == 30
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({key: value}))
+    with pytest.raises(WeightsError, match=rf"tokenizer_config\.json: {key}: False is not supported; wanted"):
+        read_config(tmp_path)
+
+
 @pytest.mark.parametrize("limit", [2, 1e30, True, "x", [9]])
 def test_a_wrong_length_in_the_tokenizers_file_is_refused(tmp_path: Path, limit: Any) -> None:
     write_configs(tmp_path, "sentence_bert_config.json", max_seq_length=None)

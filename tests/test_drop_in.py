@@ -246,12 +246,13 @@ def test_max_seq_length(weights_folder: Path, theirs: Any, length: int) -> None:
 
 def test_a_saved_model_is_loaded_by_both(weights_folder: Path, tmp_path: Path) -> None:
     ours = SentenceTransformer(weights_folder, backend="numpy", prompts={"query": "find: "}, similarity_fn_name="dot")
-    ours.max_seq_length = 40
+    ours.max_seq_length, ours.truncate_dim = 40, 100
     ours.save_pretrained(tmp_path / "saved")
     again = SentenceTransformer(tmp_path / "saved", backend="numpy")
     theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     for model in (again, theirs):
         assert (model.max_seq_length, model.similarity_fn_name, model.prompts["query"]) == (40, "dot", "find: ")
+        assert (model.truncate_dim, model.encode(["a"]).shape) == (100, (1, 100))
         assert_same(model.encode_query(TEXTS), ours.encode_query(TEXTS), "saved")
 
 

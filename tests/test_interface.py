@@ -237,3 +237,55 @@ def test_cache_folder_and_revision(weights_folder: Path, tmp_path: Path) -> None
     assert found.place.folder == snapshot
     with pytest.raises(FileNotFoundError, match="revision: found 'def'"):
         SentenceTransformer(name, backend="numpy", cache_folder=tmp_path, revision="def")
+
+
+def test_arrays_and_not_tensors(model: SentenceTransformer) -> None:
+    tokens = model.encode(["a b", "c"], output_value="token_embeddings")
+    assert [type(rows) for rows in tokens] == [np.ndarray, np.ndarray]
+    everything = model.encode(["a b", "c"], output_value=None)
+    for features, length in zip(everything, (4, 3), strict=True):
+        arrays = {name: value for name, value in features.items() if name != "modality"}
+        assert {type(value) for value in arrays.values()} == {np.ndarray}, features
+        assert len(features["input_ids"]) == len(features["token_embeddings"]) == length  # not padded
+    assert {type(value) for value in model.preprocess(["a"]).values()} == {np.ndarray}
+
+
+@pytest.mark.parametrize("value", [0, -5, True, 1.5])
+def test_a_dimension_that_is_none_is_refused_also_when_assigned(model: SentenceTransformer, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"truncate_dim: found .*, wanted a positive integer or None"):
+        model.truncate_dim = value
+    with pytest.raises(ValueError, match="truncate_dim"), model.truncate_embeddings(value):
+        pass
+    assert model.truncate_dim is None
+
+
+@pytest.mark.parametrize("name", ["model_kwargs", "processor_kwargs", "config_kwargs", "model_card_data"])
+def test_options_of_pytorch_are_refused(name: str) -> None:
+    options: dict[str, Any] = {name: {"a": 1}}
+    with pytest.raises(ValueError, match=f"{name}: found .*, wanted none"):
+        SentenceTransformer(**options)
+
+
+def test_options_of_preprocess_are_refused(model: SentenceTransformer) -> None:
+    with pytest.raises(ValueError, match="max_length: found 5, wanted none"):
+        model.preprocess(["one"], max_length=5)
+
+
+def test_older_names_do_not_warn(model: SentenceTransformer) -> None:
+    assert model.get_sentence_embedding_dimension() == 384  # a warning would be an error here
+    with model.truncate_sentence_embeddings(5):
+        assert model.encode("a").shape == (5,)
+
+
+def test_pools_start_no_process(model: SentenceTransformer) -> None:
+    import multiprocessing
+
+    pool = model.start_multi_process_pool(["cpu"] * 2)
+    assert not multiprocessing.active_children()
+    model.stop_multi_process_pool(pool)
+
+
+def test_a_length_may_be_numpys(weights_folder: Path) -> None:
+    model = SentenceTransformer(weights_folder, backend="numpy")
+    model.max_seq_length = np.int64(8)  # type: ignore[assignment]
+    assert len(model.tokens(["word " * 20]).token_ids) == 8

@@ -26,6 +26,7 @@ ARROWS = {
     "util": set(),
     "encoder": {"checkpoint", "kernels", "model", "ops", "threads", "tokenizer", "weights"},
     "sentence_transformer": {"checkpoint", "encoder", "model", "ops", "tokenizer", "util", "weights"},
+    "crosscheck": {"__version__", "checkpoint", "model", "ops", "tokenizer", "weights"},
     "integrations": {"sentence_transformer", "weights"},
 }
 FRONT_DOORS = {"__init__", "__main__", "cli"}  # they may open any room

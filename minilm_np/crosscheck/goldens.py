@@ -24,7 +24,7 @@ import numpy as np
 from minilm_np import __version__
 from minilm_np.checkpoint import read_safetensors
 from minilm_np.crosscheck.probes import PROBES, TEXTS
-from minilm_np.crosscheck.truth import K, STAGE_ROWS, Truth, compute, float32_errors, tolerance
+from minilm_np.crosscheck.truth import STAGE_ROWS, K, Truth, compute, float32_errors, tolerance
 from minilm_np.model import Array, stage_names
 from minilm_np.weights import DEFAULT_MODEL, SHA256
 
