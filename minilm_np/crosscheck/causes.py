@@ -7,13 +7,13 @@ difference's square: 1 - |found - made|^2 / |found - right|^2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from minilm_np.crosscheck.mistakes import RIGHT, Mistake, catalogue
-from minilm_np.crosscheck.probes import TEXTS
-from minilm_np.crosscheck.recipe import Kitchen
+from minilm_np.crosscheck.recipe import Kitchen, Recipe
 from minilm_np.model import Array
 
 FITS = 3.0  # tolerances: the backend rounds, and so does the float32 run that it is compared with
@@ -103,9 +103,10 @@ class Search:
         if not any(cause.fits for _, cause in singles):
             firsts = [made for made, cause in singles[:BEAM] if cause.explained > 0]
             seen: set[frozenset[str]] = set()
-            pairs = self._best(self._pairs(firsts, seen))
+            pairs = self._best(self._pairs(firsts, self.mistakes, seen))
             if not any(cause.explained > CANDIDATE for _, cause in singles + pairs):
-                pairs = self._best(self._pairs([(mistake,) for mistake in self._coarse()], seen))
+                coarse = self._coarse()
+                pairs = self._best(self._pairs([(mistake,) for mistake in coarse], coarse, seen))
             alone = {made[0].name: cause for made, cause in singles}
             for made, cause in pairs:
                 # a second mistake is named only if it leaves less than half of what the first alone leaves
@@ -119,9 +120,9 @@ class Search:
             return sorted(fitting, key=lambda cause: [self.rank[name] for name in cause.name.split(" + ")])
         return sorted((c for c in found if c.explained >= CANDIDATE), key=lambda c: -c.explained)[:5]
 
-    def _pairs(self, firsts: Sequence[Made], seen: set[frozenset[str]]) -> Iterator[Made]:
+    def _pairs(self, firsts: Sequence[Made], seconds: Sequence[Mistake], seen: set[frozenset[str]]) -> Iterator[Made]:
         for (first,) in firsts:
-            for second in self.mistakes:
+            for second in seconds:
                 names = frozenset((first.name, second.name))
                 if len(names) == 2 and names not in seen and not first.clashes_with(second):
                     seen.add(names)
@@ -165,15 +166,33 @@ class Search:
             recipe = mistake.apply(recipe)
         explained, remaining = 1.0, 0.0
         for one in evidence:
-            right = sum(_distance(f, w, one.stage) for f, w in zip(one.found, one.wanted, strict=True))
             if all(_left(f, w, one) <= 1 for f, w in zip(one.found, one.wanted, strict=True)):
                 return Cause(names, 0.0, says, np.inf)  # these texts do not show the difference
-            texts = [TEXTS[row] for row in one.rows]
-            run = self.kitchen.run(recipe, texts, one.batches, [one.stage])
-            values = run.token_ids if one.stage == "token_ids" else run.stages[one.stage]
-            left = sum(_distance(f, v, one.stage) for f, v in zip(one.found, values, strict=True))
+            values = self._make(recipe, one)
             worst = max(_left(f, v, one) for f, v in zip(one.found, values, strict=True))
-            share = 1 - left / right if np.isfinite(left) else 0.0
+            share = self._share(recipe, one, values)
             explained = min(explained, max(0.0, share))
             remaining = max(remaining, worst if np.isfinite(worst) else np.inf)
         return Cause(names, float(explained), says, float(remaining))
+
+    def _make(self, recipe: Recipe, evidence: Evidence) -> Sequence[Array]:
+        """What a backend with this recipe gives at the evidence's stage."""
+        return self.kitchen.stage(recipe, tuple(evidence.rows), tuple(map(tuple, evidence.batches)), evidence.stage)
+
+    def _share(self, recipe: Recipe, evidence: Evidence, values: Sequence[Array]) -> float:
+        """The share of the squared difference that is explained."""
+
+        def distance(a: Sequence[Array], b: Sequence[Array]) -> float:
+            return sum(_distance(x, y, evidence.stage) for x, y in zip(a, b, strict=True))
+
+        whole, left = distance(evidence.found, evidence.wanted), distance(evidence.found, values)
+        if not np.isfinite(left):
+            return 0.0
+        if recipe.activations == "float32" or left >= whole:
+            return 1 - left / whole
+        # Activations of few bits have noise of their own: two right implementations of this very mistake round in
+        # other places, and differ by as much as `apart`. That much is no argument against it, provided that the
+        # difference from the right has its size.
+        apart = distance(values, self._make(replace(recipe, dither=True), evidence))
+        size = distance(values, evidence.wanted) / whole
+        return 1 - (max(0.0, left - apart) if 0.5 < size < 2 else left) / whole

@@ -9,9 +9,9 @@ import numpy as np
 
 from minilm_np.crosscheck.causes import CANDIDATE, Cause, Evidence, Search
 from minilm_np.crosscheck.probes import PROBES, TEXTS
-from minilm_np.crosscheck.recipe import Checkpoint, Kitchen
+from minilm_np.crosscheck.recipe import Checkpoint
 from minilm_np.crosscheck.report import Report, StageResult, Worst
-from minilm_np.crosscheck.truth import STAGE_ROWS, Truth, batches, tolerance, truth
+from minilm_np.crosscheck.truth import STAGE_ROWS, Truth, batches, kitchen, tolerance, truth
 from minilm_np.model import Array, stage_names
 
 FINAL = "sentence_embedding"
@@ -255,11 +255,10 @@ def _explain(report: Report, evidence: list[Evidence], right: Truth, tried: Any)
     """The report with its causes. Asked of the first stage that is wrong, and of the last that is."""
     wrong = [one for one, result in zip(evidence, report.stages, strict=True) if not result.ok]
     chosen = [wrong[0]] if len(wrong) == 1 else [wrong[0], wrong[-1]]
-    kitchen = Kitchen(Checkpoint.load())
     if any(not np.isfinite(f).all() for one in chosen for f in one.found):
         says = f"{chosen[0].stage} has NaN or infinity"
         return Report(report.stages, [Cause("not-finite", 1.0, says, 0.0)], report.notes, True)
-    search = Search(kitchen, right.token_ids, chosen, tried)
+    search = Search(kitchen(), right.token_ids, chosen, tried)
     causes = search.causes()
     final = next((one for one in wrong if one.stage == FINAL), None)
     if final is not None and not (causes and causes[0].fits):

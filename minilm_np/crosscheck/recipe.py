@@ -19,12 +19,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from minilm_np import model, ops
+from minilm_np.crosscheck.probes import TEXTS
 from minilm_np.model import Array, BertConfig
 from minilm_np.tokenizer import Tokenizer, Tokens
 from minilm_np.weights import load
 
 Stages = dict[str, list[Array]]  # of each stage, the value for each text: (S, H), (N, S, S) or (H,)
 LONGEST = 0
+ULP = {"fp16": np.float32(2**-10), "bf16": np.float32(2**-7)}  # of numbers from 1 to 2
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Recipe:
     attention_order: tuple[int, int, int] = (0, 1, 2)  # which of query, key, value takes which place
     heads: Literal["blocks", "interleaved", "not transposed", "not transposed back"] = "blocks"
     activations: Literal["float32", "fp16", "bf16", "int8"] = "float32"
+    dither: bool = False  # rounds activations otherwise: as far off, but not in the same direction
     # word pieces -> one vector
     pooling_mode: str = "mean"
     specials_pooled: bool = True
@@ -109,8 +112,15 @@ class Kitchen:
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
         self._tokenizer = lru_cache(64)(self._make_tokenizer)
+        self.stage = lru_cache(512)(self._make_stage)  # rows of TEXTS; the next backend is asked the same questions
         self._stored = lru_cache(2)(self._make_stored)
         self._bert = lru_cache(2)(self._prepare)  # the right one and the one at hand
+
+    def _make_stage(
+        self, recipe: Recipe, rows: tuple[int, ...], batches: tuple[tuple[int, ...], ...], stage: str
+    ) -> list[Array]:
+        run = self.run(recipe, [TEXTS[row] for row in rows], batches, [stage])
+        return run.token_ids if stage == "token_ids" else run.stages[stage]
 
     def run(
         self,
@@ -133,7 +143,7 @@ class Kitchen:
 
             vectors = self._forward(recipe, batch, observe if found else None)
             order = _order(recipe.rows, batch.lengths)
-            embeddings[rows] = vectors[order]
+            embeddings[list(rows)] = vectors[order]
             for place, row in enumerate(rows):
                 start = batch.tokens.offsets[place]
                 token_ids[row] = batch.tokens.token_ids[start : start + batch.lengths[place]]
@@ -251,6 +261,7 @@ class WrongOps:
 
     def __init__(self, recipe: Recipe, batch: Batch, bert: model.Bert):
         self.recipe, self.batch, self.bert = recipe, batch, bert
+        self.random = np.random.default_rng(0)
 
     def embed(self, ids: Array, types: Array, positions: Array, tables: Any, norm: Named, eps: float) -> Array:
         word, token_type, position = tables
@@ -264,7 +275,7 @@ class WrongOps:
             norm = f"{layer}.attention.output" if name.endswith("attention.self") else f"{layer}.output"
             x = self._layer_norm(x, self.bert.weights[f"{norm}.LayerNorm"], recipe.layer_norm_eps)
         if recipe.activations == "int8":
-            x = _to_uint8(x)
+            x = _to_uint8(x, self.random.random(x.shape, np.float32) - np.float32(0.5) if recipe.dither else 0)
         y = self._round(ops.linear(x, dense.value, None))
         if activation == "quick_gelu":
             y = y / (1 + np.exp(-1.702 * y))
@@ -304,7 +315,7 @@ class WrongOps:
             else:
                 split = parts.reshape(3, stop - start, num_heads, head_size).transpose(0, 2, 1, 3)
             query, key, value = (split[i] for i in recipe.attention_order)  # each (N, S, D)
-            scores = query @ key.swapaxes(-1, -2) / math.sqrt(width)
+            scores = self._round(self._round(query @ key.swapaxes(-1, -2)) / np.float32(math.sqrt(width)))
             if not recipe.padding_attended:
                 scores[..., self.batch.lengths[b] :] = -np.inf
             yield (ops.softmax(scores) if stop > start else scores), value
@@ -337,9 +348,12 @@ class WrongOps:
         return ops.layer_norm(x, norm.value, eps)
 
     def _round(self, x: Array) -> Array:
-        if self.recipe.activations == "fp16":
+        activations = self.recipe.activations
+        if self.recipe.dither and activations in ULP:  # up to half a unit in the last place, up or down
+            x = x * (1 + ULP[activations] * (self.random.random(x.shape, np.float32) - np.float32(0.5)))
+        if activations == "fp16":
             return x.astype(np.float16).astype(np.float32)
-        return to_bf16(x) if self.recipe.activations == "bf16" else x
+        return to_bf16(x) if activations == "bf16" else x
 
 
 def _by_text(stage: str, value: Any, batch: Batch) -> list[Array]:
@@ -391,9 +405,9 @@ def _to_int8(value: Array, axis: int | None) -> Array:
     return np.asarray(np.rint(value / scale) * scale, np.float32)
 
 
-def _to_uint8(x: Array) -> Array:
+def _to_uint8(x: Array, dither: Any = 0) -> Array:
     """Dynamic, asymmetric, per tensor: 0 is exact, the range is that of all rows of the batch, padding too."""
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     scale = np.float32((high - low) / 255)
     zero = np.rint(-low / scale)
-    return np.asarray((np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale, np.float32)
+    return np.asarray((np.clip(np.rint(x / scale + dither) + zero, 0, 255) - zero) * scale, np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 
 from minilm_np import model
 from minilm_np.crosscheck.probes import BATCHES, PROBES, TEXTS
-from minilm_np.crosscheck.recipe import Checkpoint, Stages
+from minilm_np.crosscheck.recipe import Checkpoint, Kitchen, Stages
 from minilm_np.model import Array
 from minilm_np.tokenizer import Tokenizer
 
@@ -89,3 +89,9 @@ def truth() -> Truth:
     from minilm_np import ops
 
     return compute(ops)
+
+
+@lru_cache(1)
+def kitchen() -> Kitchen:
+    """What makes mistakes on purpose; it remembers what it made."""
+    return Kitchen(Checkpoint.load())
