@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,16 +25,19 @@ FEW = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for an error, 130 for Ctrl-C, 141 for a closed pipe."""
+    """Run one command; returns the exit code: 0, 2 for an error, 130 for Ctrl-C, 141 for a closed pipe.
+
+    crosscheck returns 1 where something differs.
+    """
     arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], None] = arguments.command
+    command: Callable[[argparse.Namespace], int | None] = arguments.command
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             if not stream.isatty():
                 stream.reconfigure(encoding="utf-8")
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its code
     try:
-        command(arguments)
+        code = command(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter flushes again at exit
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, TypeError, ImportError, MemoryError, NotImplementedError) as error:
         print(f"minilm-np: error: {_one_line(error)}", file=sys.stderr)
         return 2
-    return 0
+    return code or 0
 
 
 def _one_line(error: Exception) -> str:
@@ -60,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"minilm-np {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
         return sub
@@ -78,6 +81,32 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("corpus", metavar="CORPUS", help="UTF-8 text, a line is a text; - is standard input")
     search.add_argument("query", metavar="QUERY")
     search.add_argument("-k", type=int, default=10, metavar="K", help="how many lines (default: 10)")
+    check = add(
+        "crosscheck",
+        _crosscheck,
+        "Is another backend right? If not, where does it first go wrong, and which mistake is it? "
+        "Exit code: 0 it is, 1 it differs, 2 it could not be compared.",
+    )
+    check.add_argument(
+        "target",
+        nargs="?",
+        metavar="TARGET",
+        help="package.module:function of a list of str; .npy, .npz, .safetensors, .json or .jsonl with its results for "
+        "the texts of --texts; http://.../embed or http://.../v1/embeddings; a .onnx file",
+    )
+    check.add_argument("--texts", action="store_true", help="print the texts to embed, as a JSON list, and stop")
+    check.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON; - is standard output")
+    check.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
+    check.add_argument("--plot", type=Path, metavar="FILE", help="draw the error's growth: .png, .svg or .html")
+    check.add_argument("--no-causes", action="store_true", help="do not look for the mistake (saves some seconds)")
+    check.add_argument("--timeout", type=float, default=30.0, metavar="S", help="for each HTTP answer (default: 30)")
+    check.add_argument("--model-name", default="all-MiniLM-L6-v2", metavar="NAME", help="for /v1/embeddings")
+    check.add_argument("--corpus", metavar="FILE", help="compare on your own lines instead: neighbours and pairs")
+    check.add_argument("--against", metavar="TARGET", help="with --corpus: another backend (default: minilm_np itself)")
+    check.add_argument("-k", type=int, default=10, metavar="K", help="with --corpus: nearest lines (default: 10)")
+    check.add_argument("--threshold", type=float, default=0.7, metavar="C", help="with --corpus: cosine (default: 0.7)")
+    goldens = add("goldens", _goldens, "Write the golden bundle: what every stage should be, for any language.")
+    goldens.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
     fetch = add("fetch", _fetch, "Fetch the model's files, verified; nothing is done if they are there.")
     fetch.add_argument("--to", type=Path, metavar="DIR", help="default: weights/ of a checkout, else the cache")
     info = add("info", _info, "Where the model's files are, their sha256, the configuration, and what computes.")
@@ -186,6 +215,81 @@ def _info(arguments: argparse.Namespace) -> None:
     print(f"cache       {weights.cache_folder()}")
 
 
+def _crosscheck(arguments: argparse.Namespace) -> int:
+    from minilm_np.crosscheck.compare import FINAL, crosscheck, probe_texts, stage_texts
+
+    if arguments.texts:
+        print(json.dumps(probe_texts(), ensure_ascii=False, indent=1))
+        return 0
+    if arguments.target is None:
+        raise ValueError("TARGET: found none, wanted a backend (see --help), or --texts")
+    if arguments.corpus is not None:
+        return _equivalence(arguments)
+    target = _target(arguments.target, arguments)
+    if callable(target):
+        report = crosscheck(target, causes=not arguments.no_causes)
+    else:
+        # of all texts the final vectors are what encode gives; of those with stages they are one more stage
+        final = target.pop(FINAL, None) if len(target.get(FINAL, ())) != len(stage_texts()) else None
+        report = crosscheck(final, target or None, causes=not arguments.no_causes)
+    if arguments.plot is not None:
+        from minilm_np.crosscheck.plot import plot
+
+        plot(report, arguments.plot)
+    if arguments.junit is not None:
+        _write_atomically(arguments.junit, lambda file: _write_text(file, report.to_junit()))
+    if arguments.json is not None and str(arguments.json) != "-":
+        _write_atomically(arguments.json, lambda file: _write_text(file, report.to_json()))
+    print(report.to_json() if str(arguments.json) == "-" else report)
+    return 0 if report.ok else 1
+
+
+def _target(name: str, arguments: argparse.Namespace) -> Any:
+    """A function of texts, or the stages of a file of results by name."""
+    from minilm_np.crosscheck import backends
+
+    if name.startswith(("http://", "https://")):
+        return backends.http_endpoint(
+            name, arguments.model_name, os.environ.get("MINILM_NP_API_KEY"), arguments.timeout
+        )
+    path = Path(name)
+    if path.suffix == ".onnx":
+        return backends.onnx_file(path)
+    if path.suffix in backends.SUFFIXES or path.is_file():
+        return backends.read_dump(path)
+    return backends.load_function(name)
+
+
+def _equivalence(arguments: argparse.Namespace) -> int:
+    from minilm_np.crosscheck.corpus import equivalence
+
+    if arguments.k < 1:
+        raise ValueError(f"-k: found {arguments.k}, wanted 1 or more")
+    texts = _read_lines(arguments.corpus)
+    if len(texts) < 2:
+        raise ValueError(f"--corpus: {arguments.corpus} has {len(texts)} lines, wanted two or more")
+
+    def embed(name: str | None) -> Any:
+        if name is None:
+            return _load(argparse.Namespace(model=None), len(texts)).encode(texts, truncation="ignore")
+        encode = _target(name, arguments)
+        if not callable(encode):
+            return encode["sentence_embedding"]
+        import numpy as np
+
+        return np.concatenate([np.asarray(encode(texts[i : i + 32])) for i in range(0, len(texts), 32)])
+
+    found = equivalence(embed(arguments.against), embed(arguments.target), k=arguments.k, threshold=arguments.threshold)
+    print(json.dumps(found.to_dict(), indent=1) if str(arguments.json) == "-" else found)
+    return 0 if found.go else 1
+
+
+def _goldens(arguments: argparse.Namespace) -> None:
+    from minilm_np.crosscheck.goldens import write_goldens
+
+    print(write_goldens(arguments.folder))
+
+
 # --- files -------------------------------------------------------------------------------------
 
 
@@ -217,6 +321,10 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         with part.open("wb") as file:
             write(file)
         part.replace(path)
+
+
+def _write_text(file: BinaryIO, text: str) -> None:
+    file.write((text + "\n").encode())
 
 
 def _write_npy(file: BinaryIO, embeddings: Embeddings) -> None:

@@ -35,7 +35,7 @@ class Backend:
         self.max_length = 256
         self.specials = True
         self.prefix = ""
-        self.drop_id: int | None = None
+        self.keep = slice(None)
         self.pad_to: int | None = None
         self.attend_padding = self.pool_padding = False
         self.token_type = 0
@@ -49,7 +49,7 @@ class Backend:
             [self.prefix + text for text in texts], truncation=True, max_length=self.max_length,
             add_special_tokens=self.specials,
         )["input_ids"]  # fmt: skip
-        ids = [[i for i in row if i != self.drop_id] for row in ids]
+        ids = [row[self.keep] for row in ids]
         lengths = [len(row) for row in ids]
         width = max(self.pad_to or 0, *lengths)
         padded = torch.tensor([row + [0] * (width - len(row)) for row in ids])
@@ -316,8 +316,8 @@ FAULTS: dict[str, Callable[[Backend], None]] = {
     "truncation-128": settings(max_length=128),
     "truncation-512": settings(max_length=512),
     "no-special-tokens": settings(specials=False),
-    "no-cls": settings(drop_id=101),
-    "no-sep": settings(drop_id=102),
+    "no-cls": settings(keep=slice(1, None)),
+    "no-sep": settings(keep=slice(None, -1)),
     "cased": normalizer(lowercase=False),
     "cased-without-accents": normalizer(lowercase=False, strip_accents=True),
     "accents-kept": normalizer(strip_accents=False),

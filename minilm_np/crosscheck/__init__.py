@@ -8,7 +8,10 @@ recipe.py        the model with any decision taken wrongly
 mistakes.py      the catalogue of wrong decisions
 causes.py        which of them explains a difference
 compare.py       the check itself
-report.py        what it found
+report.py        what it found; plot.py draws it
+backends.py      functions by name, files of results, HTTP endpoints, ONNX files
+corpus.py        what changes for a user's own texts
+testing.py       the check as an assertion; plugin.py hands it to pytest
 """
 
 from __future__ import annotations
@@ -24,19 +27,30 @@ if TYPE_CHECKING:
         probe_texts,
         stage_texts,
     )
+    from minilm_np.crosscheck.corpus import Equivalence, equivalence
     from minilm_np.crosscheck.report import Report
+    from minilm_np.crosscheck.testing import assert_matches_minilm
 
 __all__ = [
     "CannotCompareError",
     "Cause",
+    "Equivalence",
     "Report",
+    "assert_matches_minilm",
     "crosscheck",
+    "equivalence",
     "probe_batches",
     "probe_texts",
     "stage_texts",
 ]
 
-_HOMES = {"Cause": "causes", "Report": "report"}
+_HOMES = {
+    "Cause": "causes",
+    "Equivalence": "corpus",
+    "Report": "report",
+    "assert_matches_minilm": "testing",
+    "equivalence": "corpus",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -88,19 +88,22 @@ class Search:
         token_ids: Sequence[Array],
         evidence: Sequence[Evidence],
         tried: Callable[[str], None] | None = None,
+        only: Callable[[Mistake], bool] = lambda _: True,
+        pairs: bool = True,
     ):
-        self.kitchen, self.evidence, self.tried = kitchen, evidence, tried
+        self.kitchen, self.evidence, self.tried, self.pairs = kitchen, evidence, tried, pairs
         self.token_ids = token_ids
         self.closest: Cause | None = None  # the best, even if it is no cause
         self.mistakes = catalogue(kitchen.checkpoint.config)
         self.rank = {mistake.name: i for i, mistake in enumerate(self.mistakes)}
+        self.mistakes = [mistake for mistake in self.mistakes if only(mistake)]
 
     def causes(self) -> list[Cause]:
         """What fits, the plainest first; else what explains at least half, the best first; else nothing."""
         if all(_distance(f, w, e.stage) == 0 for e in self.evidence for f, w in zip(e.found, e.wanted, strict=True)):
             return []
         singles = self._best((mistake,) for mistake in self.mistakes)
-        if not any(cause.fits for _, cause in singles):
+        if self.pairs and not any(cause.fits for _, cause in singles):
             firsts = [made for made, cause in singles[:BEAM] if cause.explained > 0]
             seen: set[frozenset[str]] = set()
             pairs = self._best(self._pairs(firsts, self.mistakes, seen))
@@ -152,7 +155,10 @@ class Search:
             return evidence if together or len(made) == 1 else evidence.some([[int(np.argmax(lengths)), *short[:2]]])
         if together:
             batches = [batch for batch in evidence.batches if set(batch) <= set(short)]
-            return evidence.some(batches[: 2 if len(made) == 1 else 1]) if batches else evidence
+            if batches:
+                return evidence.some(batches[: 2 if len(made) == 1 else 1])
+            # all in one batch: padding goes by the longest, so with it a few will do; an order needs them all
+            return evidence if "rows" in fields else evidence.some([[int(np.argmax(lengths)), *short[:3]]])
         some = 3 if "pad_to" in fields else 16 if len(made) == 1 else 6
         return evidence.some([short[:some]]) if short else evidence
 
@@ -191,8 +197,18 @@ class Search:
         if recipe.activations == "float32" or left >= whole:
             return 1 - left / whole
         # Activations of few bits have noise of their own: two right implementations of this very mistake round in
-        # other places, and differ by as much as `apart`. That much is no argument against it, provided that the
-        # difference from the right has its size.
+        # other places, and differ by as much as `apart`. That much is no argument against it, provided that what the
+        # format changes has the size and, more or less, the direction of what there is to explain.
+        without = self._make(replace(recipe, activations="float32", weights="float32", tables="float32"), evidence)
+        if any(not f.shape == v.shape == o.shape for f, v, o in zip(evidence.found, values, without, strict=True)):
+            return 1 - left / whole
+        there, changes = (
+            np.concatenate([np.ravel(x - o) for x, o in zip(part, without, strict=True)], dtype=np.float64)
+            for part in (evidence.found, values)
+        )
+        size = float(changes @ changes) / float(there @ there)
+        alike = float(changes @ there) / float(np.linalg.norm(changes) * np.linalg.norm(there))
+        if not (0.5 < size < 2 and alike > 0.25):
+            return 1 - left / whole
         apart = distance(values, self._make(replace(recipe, dither=True), evidence))
-        size = distance(values, evidence.wanted) / whole
-        return 1 - (max(0.0, left - apart) if 0.5 < size < 2 else left) / whole
+        return 1 - max(0.0, left - apart) / whole

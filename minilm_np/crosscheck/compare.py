@@ -258,13 +258,17 @@ def _explain(report: Report, evidence: list[Evidence], right: Truth, tried: Any)
     if any(not np.isfinite(f).all() for one in chosen for f in one.found):
         says = f"{chosen[0].stage} has NaN or infinity"
         return Report(report.stages, [Cause("not-finite", 1.0, says, 0.0)], report.notes, True)
-    search = Search(kitchen(), right.token_ids, chosen, tried)
+    final = next((np.stack(one.found) for one in wrong if one.stage == FINAL), None)
+    moved = None if final is None else _rows(final, right.embeddings)
+    if moved:  # right vectors in wrong places: only an order can be the mistake
+        search = Search(kitchen(), right.token_ids, chosen, tried, lambda m: m.change[0][0] == "rows", pairs=False)
+    else:
+        strange = None if final is None else _unrelated(final, right.embeddings)
+        search = Search(kitchen(), right.token_ids, chosen, tried, pairs=strange is None)
     causes = search.causes()
-    final = next((one for one in wrong if one.stage == FINAL), None)
-    if final is not None and not (causes and causes[0].fits):
-        seen = _rows(np.stack(final.found), right.embeddings) or _unrelated(np.stack(final.found), right.embeddings)
-        if seen and not (causes and seen.explained <= causes[0].explained):
-            causes = [seen, *causes]
+    seen = moved or strange
+    if seen and not (causes and causes[0].fits):
+        causes = [seen, *causes]
     closest = search.closest if not causes and search.closest and search.closest.explained < CANDIDATE else None
     return Report(report.stages, causes, report.notes, True, closest)
 

@@ -61,7 +61,7 @@ def exp(x: Array) -> Array:
     total = np.ones_like(r)
     for n in range(14, 0, -1):
         total = 1 + total * r / n
-    return np.asarray(np.ldexp(total, np.maximum(k, -1074).astype(np.int64)))
+    return np.asarray(np.ldexp(total, np.maximum(k, -2000).astype(np.int64)))
 
 
 def gelu(x: Array) -> Array:
