@@ -59,7 +59,7 @@ def crosscheck(
 
     if tokenize is not None:
         ids = _call("tokenize", tokenize, list(TEXTS))
-        judge(_evidence("token_ids", _ids(ids, len(TEXTS)), range(len(TEXTS)), [range(len(TEXTS))], right))
+        judge(_evidence("token_ids", _ids(ids, len(TEXTS)), range(len(TEXTS)), batches(), right))
     if stages is not None:
         for name, value in _given_stages(stages, right):
             found = _ids(value, len(STAGE_ROWS)) if name == "token_ids" else _by_text(name, value, right)
