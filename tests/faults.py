@@ -1,6 +1,6 @@
 """Mistakes made in PyTorch: transformers' BertModel, tokenizer and pooling, with one thing wrong.
 
-Independent of minilm_np/crosscheck/recipe.py on purpose: detector and fault share no code. `FAULTS` maps the
+Independent of minilm_np/crosscheck/variant.py on purpose: detector and fault share no code. `FAULTS` maps the
 catalogue's names to functions that change a `Backend`.
 """
 

@@ -4,7 +4,7 @@ probes.py        the texts that are asked
 truth.py         what is right, and how far off a right backend may be
 reproducible.py  float64 that has the same bits everywhere, for golden bundles
 goldens.py       the bundle: write, read
-recipe.py        the model with any decision taken wrongly
+variant.py       the model with any decision taken wrongly
 mistakes.py      the catalogue of wrong decisions
 causes.py        which of them explains a difference
 compare.py       the check itself

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from minilm_np.crosscheck.mistakes import RIGHT, Mistake, catalogue
-from minilm_np.crosscheck.recipe import Kitchen, Recipe
+from minilm_np.crosscheck.probes import TEXTS
+from minilm_np.crosscheck.variant import Simulator, Variant
 from minilm_np.model import Array
 
 FITS = 3.0  # tolerances: the backend rounds, and so does the float32 run that it is compared with
@@ -79,22 +80,32 @@ def _left(found: Array, other: Array, evidence: Evidence) -> float:
 Made = tuple[Mistake, ...]
 
 
+def variant_of(made: Made) -> Variant:
+    """All these mistakes in one."""
+    variant = RIGHT
+    for mistake in made:
+        variant = mistake.apply(variant)
+    return variant
+
+
 class Search:
     """Tries the catalogue on what a backend gave."""
 
     def __init__(
         self,
-        kitchen: Kitchen,
+        simulator: Simulator,
         token_ids: Sequence[Array],
         evidence: Sequence[Evidence],
         tried: Callable[[str], None] | None = None,
         only: Callable[[Mistake], bool] = lambda _: True,
         pairs: bool = True,
+        right: Sequence[Evidence] = (),
     ):
-        self.kitchen, self.evidence, self.tried, self.pairs = kitchen, evidence, tried, pairs
-        self.token_ids = token_ids
+        """evidence: the stages to explain. right: stages that no cause may change."""
+        self.simulator, self.evidence, self.tried, self.pairs = simulator, evidence, tried, pairs
+        self.token_ids, self.right = token_ids, right
         self.closest: Cause | None = None  # the best, even if it is no cause
-        self.mistakes = catalogue(kitchen.checkpoint.config)
+        self.mistakes = catalogue(simulator.checkpoint.config)
         self.rank = {mistake.name: i for i, mistake in enumerate(self.mistakes)}
         self.mistakes = [mistake for mistake in self.mistakes if only(mistake)]
 
@@ -108,7 +119,8 @@ class Search:
             seen: set[frozenset[str]] = set()
             pairs = self._best(self._pairs(firsts, self.mistakes, seen))
             if not any(cause.explained > CANDIDATE for _, cause in singles + pairs):
-                coarse = self._coarse()
+                # two mistakes of the whole model can hide each other: then neither explains anything alone
+                coarse = [mistake for mistake in self.mistakes if mistake.of_whole_model]
                 pairs = self._best(self._pairs([(mistake,) for mistake in coarse], coarse, seen))
             alone = {made[0].name: cause for made, cause in singles}
             for made, cause in pairs:
@@ -118,10 +130,23 @@ class Search:
                     singles.append((made, cause))
         found = [cause for _, cause in singles]
         self.closest = max(found, key=lambda cause: cause.explained)
-        fitting = [cause for cause in found if cause.fits]
+        fitting = [cause for made, cause in singles if cause.fits and not self._contradicted(made)]
         if fitting:
             return sorted(fitting, key=lambda cause: [self.rank[name] for name in cause.name.split(" + ")])
         return sorted((c for c in found if c.explained >= CANDIDATE), key=lambda c: -c.explained)[:5]
+
+    def _contradicted(self, made: Made) -> bool:
+        """Whether these mistakes would have changed a stage that is right."""
+        if not self.right:
+            return False
+        variant, one = variant_of(made), self.right[0]  # all were asked for together
+        texts = [TEXTS[row] for row in one.rows]
+        run = self.simulator.run(variant, texts, one.batches, [evidence.stage for evidence in self.right])
+        return any(
+            _left(found, value, evidence) > FITS
+            for evidence in self.right
+            for found, value in zip(evidence.found, run.stages[evidence.stage], strict=True)
+        )
 
     def _pairs(self, firsts: Sequence[Made], seconds: Sequence[Mistake], seen: set[frozenset[str]]) -> Iterator[Made]:
         for (first,) in firsts:
@@ -130,10 +155,6 @@ class Search:
                 if len(names) == 2 and names not in seen and not first.clashes_with(second):
                     seen.add(names)
                     yield (first, second) if self.rank[first.name] < self.rank[second.name] else (second, first)
-
-    def _coarse(self) -> list[Mistake]:
-        """Mistakes of the whole model, one field each: two of them can hide each other."""
-        return [m for m in self.mistakes if not m.name[-1].isdigit() and "layer-" not in m.name][:40]
 
     def _best(self, tries: Iterator[Made]) -> list[tuple[Made, Cause]]:
         """The tries that explain most of a few texts, tried on all, the best first."""
@@ -167,25 +188,23 @@ class Search:
         names, says = " + ".join(m.name for m in made), "; and ".join(m.says for m in made)
         if self.tried:
             self.tried(names)
-        recipe = RIGHT
-        for mistake in made:
-            recipe = mistake.apply(recipe)
+        variant = variant_of(made)
         explained, remaining = 1.0, 0.0
         for one in evidence:
             if all(_left(f, w, one) <= 1 for f, w in zip(one.found, one.wanted, strict=True)):
                 return Cause(names, 0.0, says, np.inf)  # these texts do not show the difference
-            values = self._make(recipe, one)
+            values = self._make(variant, one)
             worst = max(_left(f, v, one) for f, v in zip(one.found, values, strict=True))
-            share = self._share(recipe, one, values)
+            share = self._share(variant, one, values)
             explained = min(explained, max(0.0, share))
             remaining = max(remaining, worst if np.isfinite(worst) else np.inf)
         return Cause(names, float(explained), says, float(remaining))
 
-    def _make(self, recipe: Recipe, evidence: Evidence) -> Sequence[Array]:
-        """What a backend with this recipe gives at the evidence's stage."""
-        return self.kitchen.stage(recipe, tuple(evidence.rows), tuple(map(tuple, evidence.batches)), evidence.stage)
+    def _make(self, variant: Variant, evidence: Evidence) -> Sequence[Array]:
+        """What a backend with this variant gives at the evidence's stage."""
+        return self.simulator.stage(variant, tuple(evidence.rows), tuple(map(tuple, evidence.batches)), evidence.stage)
 
-    def _share(self, recipe: Recipe, evidence: Evidence, values: Sequence[Array]) -> float:
+    def _share(self, variant: Variant, evidence: Evidence, values: Sequence[Array]) -> float:
         """The share of the squared difference that is explained."""
 
         def distance(a: Sequence[Array], b: Sequence[Array]) -> float:
@@ -194,12 +213,12 @@ class Search:
         whole, left = distance(evidence.found, evidence.wanted), distance(evidence.found, values)
         if not np.isfinite(left):
             return 0.0
-        if recipe.activations == "float32" or left >= whole:
+        if variant.activations == "float32" or left >= whole:
             return 1 - left / whole
         # Activations of few bits have noise of their own: two right implementations of this very mistake round in
         # other places, and differ by as much as `apart`. That much is no argument against it, provided that what the
         # format changes has the size and, more or less, the direction of what there is to explain.
-        without = self._make(replace(recipe, activations="float32", weights="float32", tables="float32"), evidence)
+        without = self._make(replace(variant, activations="float32", weights="float32", tables="float32"), evidence)
         if any(not f.shape == v.shape == o.shape for f, v, o in zip(evidence.found, values, without, strict=True)):
             return 1 - left / whole
         there, changes = (
@@ -210,5 +229,5 @@ class Search:
         alike = float(changes @ there) / float(np.linalg.norm(changes) * np.linalg.norm(there))
         if not (0.5 < size < 2 and alike > 0.25):
             return 1 - left / whole
-        apart = distance(values, self._make(replace(recipe, dither=True), evidence))
+        apart = distance(values, self._make(replace(variant, dither=True), evidence))
         return 1 - max(0.0, left - apart) / whole

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from minilm_np.crosscheck.causes import CANDIDATE, Cause, Evidence, Search
 from minilm_np.crosscheck.probes import PROBES, TEXTS
-from minilm_np.crosscheck.recipe import Checkpoint
 from minilm_np.crosscheck.report import Report, StageResult, Worst
-from minilm_np.crosscheck.truth import STAGE_ROWS, Truth, batches, kitchen, tolerance, truth
+from minilm_np.crosscheck.truth import STAGE_ROWS, Truth, batches, simulator, tolerance, truth
+from minilm_np.crosscheck.variant import Checkpoint
 from minilm_np.model import Array, stage_names
 
 FINAL = "sentence_embedding"
@@ -197,31 +198,27 @@ def _evidence(stage: str, found: list[Array], rows: Sequence[int], together: Any
 
 def _judge(evidence: Evidence, right: Truth) -> StageResult:
     stage, allowed = evidence.stage, evidence.tolerance
-    worst_error, worst = -1.0, None
-    for row, found, wanted in zip(evidence.rows, evidence.found, evidence.wanted, strict=True):
-        probe = PROBES[row]
+    worst_error = -1.0
+    worst: tuple[int, tuple[int, ...]] = (0, ())  # which of the texts, which element
+    for i, (row, found, wanted) in enumerate(zip(evidence.rows, evidence.found, evidence.wanted, strict=True)):
         if found.shape != wanted.shape:
-            of = "word pieces" if stage == "token_ids" else "shape"
-            what = (
-                f"{len(found)}, wanted {len(wanted)}"
-                if stage == "token_ids"
-                else f"{found.shape}, wanted {wanted.shape}"
-            )
-            return StageResult(stage, np.inf, allowed, None, f"probe {probe.name!r}: {of}: found {what}")
-        if not wanted.size:
-            continue
+            what = f"shape: found {found.shape}, wanted {wanted.shape}"
+            if stage == "token_ids":
+                what = f"word pieces: found {len(found)}, wanted {len(wanted)}"
+            return StageResult(stage, np.inf, allowed, None, f"probe {PROBES[row].name!r}: {what}")
         error = np.abs(found - wanted)
         error = np.where(np.isfinite(error), error, np.inf)
         index = np.unravel_index(int(np.argmax(error)), error.shape)
         if error[index] > worst_error:
-            worst_error = float(error[index])
-            token = _token(stage, index, right.token_ids[row], right.checkpoint)
-            place = tuple(int(i) for i in index)
-            worst = Worst(probe.name, probe.text, place, token, float(found[index]), float(wanted[index]))
-    return StageResult(stage, worst_error, allowed, worst)
+            worst_error, worst = float(error[index]), (i, tuple(int(place) for place in index))
+    i, place = worst
+    row, found, wanted = evidence.rows[i], evidence.found[i][place], evidence.wanted[i][place]
+    token = None if worst_error <= allowed else _token(stage, place, right.token_ids[row], right.checkpoint)
+    element = Worst(PROBES[row].name, PROBES[row].text, place, token, float(found), float(wanted))
+    return StageResult(stage, worst_error, allowed, element)
 
 
-def _token(stage: str, index: Any, ids: Array, checkpoint: Checkpoint) -> str | None:
+def _token(stage: str, index: tuple[int, ...], ids: Array, checkpoint: Checkpoint) -> str | None:
     """The word piece that an element belongs to."""
     if stage in ("pooled", FINAL):
         return None
@@ -251,26 +248,28 @@ def _structure(found: Array, right: Truth) -> list[Cause]:
     return []
 
 
-def _explain(report: Report, evidence: list[Evidence], right: Truth, tried: Any) -> Report:
+def _explain(report: Report, evidence: list[Evidence], right: Truth, tried: Callable[[str], None] | None) -> Report:
     """The report with its causes. Asked of the first stage that is wrong, and of the last that is."""
     wrong = [one for one, result in zip(evidence, report.stages, strict=True) if not result.ok]
     chosen = [wrong[0]] if len(wrong) == 1 else [wrong[0], wrong[-1]]
     if any(not np.isfinite(f).all() for one in chosen for f in one.found):
         says = f"{chosen[0].stage} has NaN or infinity"
-        return Report(report.stages, [Cause("not-finite", 1.0, says, 0.0)], report.notes, True)
+        return replace(report, causes=[Cause("not-finite", 1.0, says, 0.0)])
     final = next((np.stack(one.found) for one in wrong if one.stage == FINAL), None)
     moved = None if final is None else _rows(final, right.embeddings)
     if moved:  # right vectors in wrong places: only an order can be the mistake
-        search = Search(kitchen(), right.token_ids, chosen, tried, lambda m: m.change[0][0] == "rows", pairs=False)
+        search = Search(simulator(), right.token_ids, chosen, tried, lambda m: m.change[0][0] == "rows", pairs=False)
     else:
         strange = None if final is None else _unrelated(final, right.embeddings)
-        search = Search(kitchen(), right.token_ids, chosen, tried, pairs=strange is None)
+        fine = [one for one, result in zip(evidence, report.stages, strict=True) if result.ok]
+        fine = [one for one in fine if one.stage not in ("token_ids", FINAL)]
+        search = Search(simulator(), right.token_ids, chosen, tried, pairs=strange is None, right=fine)
     causes = search.causes()
     seen = moved or strange
     if seen and not (causes and causes[0].fits):
         causes = [seen, *causes]
     closest = search.closest if not causes and search.closest and search.closest.explained < CANDIDATE else None
-    return Report(report.stages, causes, report.notes, True, closest)
+    return replace(report, causes=causes, closest=closest)
 
 
 def _rows(found: Array, right: Array) -> Cause | None:

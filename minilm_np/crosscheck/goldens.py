@@ -168,13 +168,13 @@ def _safetensors(arrays: dict[str, Array]) -> bytes:
 def detection_power(tried: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
     """For each mistake of the catalogue, the probe that shows it most, by how many tolerances, and how many show it."""
     from minilm_np.crosscheck.mistakes import catalogue
-    from minilm_np.crosscheck.recipe import Checkpoint, Kitchen
     from minilm_np.crosscheck.truth import batches, truth
+    from minilm_np.crosscheck.variant import Checkpoint, Simulator
 
-    right, kitchen, table = truth(), Kitchen(Checkpoint.load()), []
+    right, simulator, table = truth(), Simulator(Checkpoint.load()), []
     allowed = tolerance("sentence_embedding")
     for mistake in catalogue(right.checkpoint.config):
-        made = kitchen.run(mistake.apply(), TEXTS, batches()).embeddings
+        made = simulator.run(mistake.apply(), TEXTS, batches()).embeddings
         errors = np.abs(made - right.embeddings).max(axis=1) / allowed
         errors[~np.isfinite(errors)] = 1e9  # not a number at all
         best = int(np.argmax(errors))

@@ -1,6 +1,6 @@
-"""The catalogue: every known mistake, as the one decision of a recipe that it takes wrongly.
+"""The catalogue: every known mistake, as the one decision of a variant that it takes wrongly.
 
-To add one: a line here; if no field of Recipe says it, a field there and its place in recipe.py.
+To add one: a line here; if no field of Variant says it, a field there and its place in variant.py.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from typing import Any
 
-from minilm_np.crosscheck.recipe import LONGEST, Recipe
+from minilm_np.crosscheck.variant import LONGEST, Variant
 from minilm_np.model import BertConfig
 
-RIGHT = Recipe()
+RIGHT = Variant()
 
 
 @dataclass(frozen=True)
 class Mistake:
     name: str  # a slug
     says: str  # for the report
-    change: tuple[tuple[str, Any], ...]  # fields of Recipe
+    change: tuple[tuple[str, Any], ...]  # fields of Variant
 
-    def apply(self, recipe: Recipe = RIGHT) -> Recipe:
-        return replace(recipe, **dict(self.change))
+    def apply(self, variant: Variant = RIGHT) -> Variant:
+        return replace(variant, **dict(self.change))
 
     @property
     def of_batches(self) -> bool:
@@ -33,9 +33,19 @@ class Mistake:
             for field, value in self.change
         )
 
+    @property
+    def of_whole_model(self) -> bool:
+        """Whether it is neither one parameter's nor padding's nor a number format's."""
+        return not any(field in OF_A_PART for field, _ in self.change)
+
     def clashes_with(self, other: Mistake) -> bool:
         """Whether both take the same decision, so that they cannot both be made."""
         return bool({field for field, _ in self.change} & {field for field, _ in other.change})
+
+
+OF_A_PART = frozenset(
+    ("transposed", "without_bias", "without_norm", "without_residual", "layers", "pad_to", "weights", "activations")
+)
 
 
 def catalogue(config: BertConfig | None = None) -> list[Mistake]:
@@ -216,7 +226,7 @@ def _parameters(config: BertConfig) -> Iterator[tuple[str, str, dict[str, Any]]]
 
 def _check() -> None:
     """A misspelt field would be found only when its mistake is tried."""
-    known = {field.name for field in fields(Recipe)}
+    known = {field.name for field in fields(Variant)}
     for mistake in catalogue():
         assert {field for field, _ in mistake.change} <= known, mistake.name
 

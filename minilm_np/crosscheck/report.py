@@ -45,7 +45,6 @@ class Report:
 
     stages: list[StageResult]  # in the order of the forward pass
     causes: list[Cause] = field(default_factory=list)  # the best first; empty: no known mistake explains it
-    notes: list[str] = field(default_factory=list)
     searched: bool = False  # whether causes were looked for
     closest: Cause | None = None  # the best of those that explain too little to be causes
 
@@ -92,7 +91,6 @@ class Report:
                 }
                 for result in self.stages
             ],
-            "notes": self.notes,
         }
 
     def to_json(self) -> str:
@@ -124,7 +122,6 @@ class Report:
                 lines += [f"first    {_error(first)}"]
             if first.worst:
                 lines += [f"worst    {_where(first.worst)}"]
-        lines += [f"note     {note}" for note in self.notes]
         if self.searched and not self.ok:
             lines += self._causes()
         return "\n".join(lines)

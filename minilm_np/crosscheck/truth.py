@@ -12,7 +12,7 @@ import numpy as np
 
 from minilm_np import model
 from minilm_np.crosscheck.probes import BATCHES, PROBES, TEXTS
-from minilm_np.crosscheck.recipe import Checkpoint, Kitchen, Stages
+from minilm_np.crosscheck.variant import Checkpoint, Simulator, Stages
 from minilm_np.model import Array
 from minilm_np.tokenizer import Tokenizer
 
@@ -59,21 +59,20 @@ class Truth(NamedTuple):
         return [self.stages[stage][STAGE_ROWS.index(row)] for row in rows]
 
 
-def compute(ops: Any, stages: bool = True) -> Truth:
-    """The truth about the probes, by a float64 op set; without `stages` only the final ones are kept."""
+def compute(ops: Any) -> Truth:
+    """The truth about the probes, by a float64 op set."""
     checkpoint = Checkpoint.load(dtype="float64")
     bert = model.prepare(checkpoint.params, checkpoint.config, ops)
     tokens = Tokenizer(checkpoint.folder / "tokenizer.json", checkpoint.config.max_seq_length)(TEXTS)
-    found: Stages = {}
+    some = tokens.take(STAGE_ROWS)
+    stages: Stages = {}
 
     def observe(stage: str, value: Any) -> None:
-        found[stage] = by_text(stage, value, some.offsets)
+        stages[stage] = by_text(stage, value, some.offsets)
 
+    model.forward(bert, *some, observe)
     embeddings = model.forward(bert, *tokens)
-    if stages:
-        some = tokens.take(STAGE_ROWS)
-        model.forward(bert, *some, observe)
-    return Truth(checkpoint, by_text("token_ids", tokens.token_ids, tokens.offsets), embeddings, found)
+    return Truth(checkpoint, by_text("token_ids", tokens.token_ids, tokens.offsets), embeddings, stages)
 
 
 def by_text(stage: str, value: Any, offsets: Array) -> list[Array]:
@@ -92,6 +91,6 @@ def truth() -> Truth:
 
 
 @lru_cache(1)
-def kitchen() -> Kitchen:
+def simulator() -> Simulator:
     """What makes mistakes on purpose; it remembers what it made."""
-    return Kitchen(Checkpoint.load())
+    return Simulator(Checkpoint.load())

@@ -1,7 +1,7 @@
 """Sentence embeddings, made with any of the decisions taken wrongly.
 
-A `Recipe` lists the decisions that a port of the model takes; its defaults are the right ones. `run` computes what a
-backend that follows the recipe would give. The architecture is model.py's, as always: a wrong decision is a wrong
+A `Variant` lists the decisions that a port of the model takes; its defaults are the right ones. `run` computes what a
+backend that follows the variant would give. The architecture is model.py's, as always: a wrong decision is a wrong
 tokenizer, parameter, or operation that is handed to it. This is slow, plain NumPy in float32.
 """
 
@@ -30,7 +30,7 @@ ULP = {"fp16": np.float32(2**-10), "bf16": np.float32(2**-7)}  # of numbers from
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Variant:
     """The decisions, in the order in which they are taken."""
 
     # text -> word pieces
@@ -79,16 +79,16 @@ OF_PARAMETERS = (  # the decisions that change the prepared model
 
 
 class Checkpoint(NamedTuple):
-    """What is read once, whatever the recipe."""
+    """What is read once, whatever the variant."""
 
     folder: Path
     config: BertConfig
     params: Mapping[str, Array]
 
     @classmethod
-    def load(cls, name_or_path: str = "", dtype: str = "float32") -> Checkpoint:
-        """The default model's, or that of a folder; errors as those of `weights.load`."""
-        place, config, params = load(name_or_path, dtype=dtype) if name_or_path else load(dtype=dtype)
+    def load(cls, dtype: str = "float32") -> Checkpoint:
+        """all-MiniLM-L6-v2; errors as those of `weights.load`."""
+        place, config, params = load(dtype=dtype)
         return cls(place.folder, config, params)
 
 
@@ -106,8 +106,8 @@ class Run(NamedTuple):
     token_ids: list[Array]  # (S,) each
 
 
-class Kitchen:
-    """Runs recipes on one checkpoint."""
+class Simulator:
+    """Runs variants on one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
@@ -117,14 +117,14 @@ class Kitchen:
         self._bert = lru_cache(2)(self._prepare)  # the right one and the one at hand
 
     def _make_stage(
-        self, recipe: Recipe, rows: tuple[int, ...], batches: tuple[tuple[int, ...], ...], stage: str
+        self, variant: Variant, rows: tuple[int, ...], batches: tuple[tuple[int, ...], ...], stage: str
     ) -> list[Array]:
-        run = self.run(recipe, [TEXTS[row] for row in rows], batches, [stage])
+        run = self.run(variant, [TEXTS[row] for row in rows], batches, [stage])
         return run.token_ids if stage == "token_ids" else run.stages[stage]
 
     def run(
         self,
-        recipe: Recipe,
+        variant: Variant,
         texts: Sequence[str],
         batches: Iterable[Sequence[int]],
         stages: Iterable[str] = (),
@@ -134,15 +134,15 @@ class Kitchen:
         found: dict[str, list[Any]] = {stage: [None] * len(texts) for stage in stages}
         token_ids: list[Any] = [None] * len(texts)
         for rows in batches:
-            batch = self._tokenize(recipe, [texts[row] for row in rows])
+            batch = self._tokenize(variant, [texts[row] for row in rows])
             seen: dict[str, list[Array]] = {}
 
             def observe(stage: str, value: Any, batch: Batch = batch, seen: dict[str, list[Array]] = seen) -> None:
                 if stage in found:
                     seen[stage] = _by_text(stage, value, batch)
 
-            vectors = self._forward(recipe, batch, observe if found else None)
-            order = _order(recipe.rows, batch.lengths)
+            vectors = self._forward(variant, batch, observe if found else None)
+            order = _order(variant.rows, batch.lengths)
             embeddings[list(rows)] = vectors[order]
             for place, row in enumerate(rows):
                 start = batch.tokens.offsets[place]
@@ -175,26 +175,26 @@ class Kitchen:
         tokenizer.enable_truncation(length)
         return tokenizer
 
-    def _tokenize(self, recipe: Recipe, texts: list[str]) -> Batch:
-        tokenizer = self._tokenizer(recipe.normalizer, recipe.max_seq_length, recipe.special_tokens)
+    def _tokenize(self, variant: Variant, texts: list[str]) -> Batch:
+        tokenizer = self._tokenizer(variant.normalizer, variant.max_seq_length, variant.special_tokens)
         encode = tokenizer.encode if isinstance(tokenizer, Tokenizer) else tokenizer.encode_batch
-        ids = [encoding.ids for encoding in encode([recipe.prefix + text for text in texts])]
+        ids = [encoding.ids for encoding in encode([variant.prefix + text for text in texts])]
         lengths = np.array([len(row) for row in ids])
-        if recipe.pad_to is not None:
-            to = max(recipe.pad_to, int(lengths.max(initial=0)))
+        if variant.pad_to is not None:
+            to = max(variant.pad_to, int(lengths.max(initial=0)))
             ids = [row + [0] * (to - len(row)) for row in ids]  # [PAD] is word piece 0
         padded = np.array([len(row) for row in ids])
         offsets = np.concatenate([[0], np.cumsum(padded)])
         T = int(offsets[-1])
         position_ids = np.arange(T)
-        if recipe.positions_from != "batch":
+        if variant.positions_from != "batch":
             position_ids -= np.repeat(offsets[:-1], padded)
-        if recipe.positions_from == "left padding":
+        if variant.positions_from == "left padding":
             position_ids += np.repeat(lengths.max(initial=0) - lengths, padded)
-        position_ids += recipe.position_offset
+        position_ids += variant.position_offset
         most = self.checkpoint.config.max_position_embeddings - 1
         token_ids = np.array([piece for row in ids for piece in row], np.int32)
-        types = np.full(T, recipe.token_type or 0, np.int32)
+        types = np.full(T, variant.token_type or 0, np.int32)
         return Batch(Tokens(token_ids, types, offsets), np.clip(position_ids, 0, most), lengths)
 
     # --- parameters ----------------------------------------------------------------------------
@@ -208,39 +208,39 @@ class Kitchen:
             params = {**params, **{name: _to_int8(params[name], None) for name in names}}
         return params
 
-    def _prepare(self, recipe: Recipe) -> model.Bert:
-        config, params = self.checkpoint.config, dict(self._stored(recipe.weights, recipe.tables))
-        for name in recipe.transposed:
+    def _prepare(self, variant: Variant) -> model.Bert:
+        config, params = self.checkpoint.config, dict(self._stored(variant.weights, variant.tables))
+        for name in variant.transposed:
             weight = params[f"{name}.weight"]
             # what is not square can only be read in the wrong order: (in, out) taken for (out, in)
             square = weight.shape[0] == weight.shape[1]
             params[f"{name}.weight"] = weight.T if square else np.ascontiguousarray(weight.T).reshape(weight.shape)
-        for name in recipe.without_bias:
+        for name in variant.without_bias:
             params[f"{name}.bias"] = np.zeros_like(params[f"{name}.bias"])
         types = "embeddings.token_type_embeddings.weight"
-        if recipe.token_type is None:
+        if variant.token_type is None:
             params[types] = np.zeros_like(params[types])
-        if recipe.layers is not None:
-            config = replace(config, num_hidden_layers=len(recipe.layers))
+        if variant.layers is not None:
+            config = replace(config, num_hidden_layers=len(variant.layers))
             right_order = dict(params)
-            for i, layer in enumerate(recipe.layers):
+            for i, layer in enumerate(variant.layers):
                 here, there = f"encoder.layer.{i}.", f"encoder.layer.{layer}."
                 params |= {here + k.removeprefix(there): v for k, v in right_order.items() if k.startswith(there)}
         config = replace(
             config,
-            hidden_act=recipe.hidden_act,
-            layer_norm_eps=recipe.layer_norm_eps,
-            pooling_mode=recipe.pooling_mode,
-            normalize=recipe.scaling != "none",
+            hidden_act=variant.hidden_act,
+            layer_norm_eps=variant.layer_norm_eps,
+            pooling_mode=variant.pooling_mode,
+            normalize=variant.scaling != "none",
         )
         bert = model.prepare(params, config, ops)
         named = {name: Named(name, value) for name, value in bert.weights.items() if name != "embeddings"}
         return bert._replace(weights={**bert.weights, **named})
 
-    def _forward(self, recipe: Recipe, batch: Batch, observe: model.Observer | None) -> Array:
-        bert = self._bert(replace(Recipe(), **{field: getattr(recipe, field) for field in OF_PARAMETERS}))
-        wrong = WrongOps(recipe, batch, bert)
-        with np.errstate(all="ignore"):  # a wrong recipe may well overflow
+    def _forward(self, variant: Variant, batch: Batch, observe: model.Observer | None) -> Array:
+        bert = self._bert(replace(Variant(), **{field: getattr(variant, field) for field in OF_PARAMETERS}))
+        wrong = WrongOps(variant, batch, bert)
+        with np.errstate(all="ignore"):  # a wrong variant may well overflow
             return model.forward(bert._replace(ops=wrong), *batch.tokens, observe)
 
 
@@ -255,12 +255,12 @@ class Named(NamedTuple):
 
 
 class WrongOps:
-    """The NumPy op set (ops.py) with the recipe's decisions; one for each batch."""
+    """The NumPy op set (ops.py) with the variant's decisions; one for each batch."""
 
     prepare_dense = staticmethod(ops.prepare_dense)
 
-    def __init__(self, recipe: Recipe, batch: Batch, bert: model.Bert):
-        self.recipe, self.batch, self.bert = recipe, batch, bert
+    def __init__(self, variant: Variant, batch: Batch, bert: model.Bert):
+        self.variant, self.batch, self.bert = variant, batch, bert
         self.random = np.random.default_rng(0)
 
     def embed(self, ids: Array, types: Array, positions: Array, tables: Any, norm: Named, eps: float) -> Array:
@@ -269,13 +269,13 @@ class WrongOps:
         return self._round(self._layer_norm(x, norm, eps))
 
     def linear(self, x: Array, dense: Named, activation: str | None) -> Array:
-        recipe, name = self.recipe, dense.name
-        if recipe.pre_norm and name.endswith(("attention.self", "intermediate.dense")):
+        variant, name = self.variant, dense.name
+        if variant.pre_norm and name.endswith(("attention.self", "intermediate.dense")):
             layer = name.removesuffix(".attention.self").removesuffix(".intermediate.dense")
             norm = f"{layer}.attention.output" if name.endswith("attention.self") else f"{layer}.output"
-            x = self._layer_norm(x, self.bert.weights[f"{norm}.LayerNorm"], recipe.layer_norm_eps)
-        if recipe.activations == "int8":
-            x = _to_uint8(x, self.random.random(x.shape, np.float32) - np.float32(0.5) if recipe.dither else 0)
+            x = self._layer_norm(x, self.bert.weights[f"{norm}.LayerNorm"], variant.layer_norm_eps)
+        if variant.activations == "int8":
+            x = _to_uint8(x, self.random.random(x.shape, np.float32) - np.float32(0.5) if variant.dither else 0)
         y = self._round(ops.linear(x, dense.value, None))
         if activation == "quick_gelu":
             y = y / (1 + np.exp(-1.702 * y))
@@ -284,8 +284,8 @@ class WrongOps:
         return self._round(y)
 
     def add_layer_norm(self, x: Array, residual: Array, norm: Named, eps: float) -> Array:
-        x = x if norm.name in self.recipe.without_residual else self._round(x + residual)
-        return x if self.recipe.pre_norm else self._round(self._layer_norm(x, norm, eps))
+        x = x if norm.name in self.variant.without_residual else self._round(x + residual)
+        return x if self.variant.pre_norm else self._round(self._layer_norm(x, norm, eps))
 
     def attention(self, qkv: Array, offsets: Array, num_heads: int) -> Array:
         context = np.empty((len(qkv), qkv.shape[1] // 3), qkv.dtype)
@@ -293,7 +293,7 @@ class WrongOps:
         for (start, stop), (probs, value) in zip(pairwise(offsets), heads, strict=True):
             per_head = self._round(self._round(probs) @ value)  # (N, S, D)
             order = {"interleaved": (1, 2, 0), "not transposed back": (0, 1, 2), "not transposed": (0, 1, 2)}
-            context[start:stop] = per_head.transpose(order.get(self.recipe.heads, (1, 0, 2))).reshape(
+            context[start:stop] = per_head.transpose(order.get(self.variant.heads, (1, 0, 2))).reshape(
                 stop - start, context.shape[1]
             )
         return context
@@ -303,44 +303,44 @@ class WrongOps:
 
     def _heads(self, qkv: Array, offsets: Array, num_heads: int) -> Iterator[tuple[Array, Array]]:
         """Of each sentence attention_probs (N, S, S) and value (N, S, D)."""
-        recipe = self.recipe
+        variant = self.variant
         head_size = qkv.shape[1] // (3 * num_heads)
-        width = {"head": head_size, "hidden": num_heads * head_size, "none": 1}[recipe.attention_scale]
+        width = {"head": head_size, "hidden": num_heads * head_size, "none": 1}[variant.attention_scale]
         for b, (start, stop) in enumerate(pairwise(offsets)):
             parts = qkv[start:stop].reshape(stop - start, 3, head_size * num_heads).transpose(1, 0, 2)  # (3, S, H)
-            if recipe.heads == "interleaved":
+            if variant.heads == "interleaved":
                 split = parts.reshape(3, stop - start, head_size, num_heads).transpose(0, 3, 1, 2)
-            elif recipe.heads == "not transposed":
+            elif variant.heads == "not transposed":
                 split = np.ascontiguousarray(parts).reshape(3, num_heads, stop - start, head_size)
             else:
                 split = parts.reshape(3, stop - start, num_heads, head_size).transpose(0, 2, 1, 3)
-            query, key, value = (split[i] for i in recipe.attention_order)  # each (N, S, D)
+            query, key, value = (split[i] for i in variant.attention_order)  # each (N, S, D)
             scores = self._round(self._round(query @ key.swapaxes(-1, -2)) / np.float32(math.sqrt(width)))
-            if not recipe.padding_attended:
+            if not variant.padding_attended:
                 scores[..., self.batch.lengths[b] :] = -np.inf
             yield (ops.softmax(scores) if stop > start else scores), value
 
     def pool(self, hidden_states: Array, offsets: Array, mode: str) -> Array:
-        recipe = self.recipe
-        lengths = np.diff(offsets) if recipe.padding_pooled else self.batch.lengths
+        variant = self.variant
+        lengths = np.diff(offsets) if variant.padding_pooled else self.batch.lengths
         pooled = np.zeros((len(lengths), hidden_states.shape[1]), hidden_states.dtype)
         for b, (start, length) in enumerate(zip(offsets[:-1], lengths, strict=True)):
             rows = hidden_states[start : start + length]
-            if not recipe.specials_pooled:
+            if not variant.specials_pooled:
                 rows = rows[1 : self.batch.lengths[b] - 1]
             if len(rows):  # of no word pieces at all the sum is 0
                 pooled[b] = ops.pool(rows, np.array([0, len(rows)]), mode)[0]
         return self._round(pooled)
 
     def l2_normalize(self, x: Array) -> Array:
-        x = ops.l2_normalize(x) if self.recipe.scaling != "twice" else x / np.sum(x * x, axis=-1, keepdims=True)
+        x = ops.l2_normalize(x) if self.variant.scaling != "twice" else x / np.sum(x * x, axis=-1, keepdims=True)
         return self._round(x)
 
     def _layer_norm(self, x: Array, norm: Named, eps: float) -> Array:
-        if norm.name in self.recipe.without_norm:
+        if norm.name in self.variant.without_norm:
             return x
         weight, bias = norm.value
-        if self.recipe.unbiased_variance:
+        if self.variant.unbiased_variance:
             H = x.shape[-1]
             centred = x - x.mean(axis=-1, keepdims=True)
             variance = np.sum(centred * centred, axis=-1, keepdims=True) / (H - 1)
@@ -348,8 +348,8 @@ class WrongOps:
         return ops.layer_norm(x, norm.value, eps)
 
     def _round(self, x: Array) -> Array:
-        activations = self.recipe.activations
-        if self.recipe.dither and activations in ULP:  # up to half a unit in the last place, up or down
+        activations = self.variant.activations
+        if self.variant.dither and activations in ULP:  # up to half a unit in the last place, up or down
             x = x * (1 + ULP[activations] * (self.random.random(x.shape, np.float32) - np.float32(0.5)))
         if activations == "fp16":
             return x.astype(np.float16).astype(np.float32)
