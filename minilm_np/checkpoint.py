@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from minilm_np.model import Array, BertConfig, parameter_shapes
+from minilm_np.model import Array, BertConfig
 
 
 class WeightsError(ValueError):
@@ -169,6 +169,34 @@ def _check_one_of(path: Path, key: str, found: Any, accepted: tuple[Any, ...]) -
 
 
 # --- parameters --------------------------------------------------------------------------------
+
+
+def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
+    """Every checkpoint key that the model reads, with its shape; a dense weight is (outputs, inputs)."""
+    H, intermediate = config.hidden_size, config.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (config.vocab_size, H),
+        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, H),
+        "embeddings.position_embeddings.weight": (config.max_position_embeddings, H),
+        "embeddings.LayerNorm.weight": (H,),
+        "embeddings.LayerNorm.bias": (H,),
+    }
+    modules: dict[str, tuple[int, ...]] = {
+        "attention.self.query": (H, H),
+        "attention.self.key": (H, H),
+        "attention.self.value": (H, H),
+        "attention.output.dense": (H, H),
+        "attention.output.LayerNorm": (H,),
+        "intermediate.dense": (intermediate, H),
+        "output.dense": (H, intermediate),
+        "output.LayerNorm": (H,),
+    }
+    for i in range(config.num_hidden_layers):
+        for name, shape in modules.items():
+            shapes[f"encoder.layer.{i}.{name}.weight"] = shape
+            shapes[f"encoder.layer.{i}.{name}.bias"] = shape[:1]
+    return shapes
+
 
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 FLOATS = ("F32", "F64", "F16", "BF16")

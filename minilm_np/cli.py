@@ -198,7 +198,7 @@ def _info(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from minilm_np import __version__, weights
-    from minilm_np.model import parameter_shapes
+    from minilm_np.checkpoint import parameter_shapes
 
     model = _load(arguments, FEW + 1)
     place = model.place

@@ -65,33 +65,6 @@ class Bert(NamedTuple):
 # --- parameters --------------------------------------------------------------------------------
 
 
-def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
-    """Every checkpoint key that the model reads, with its shape; a dense weight is (outputs, inputs)."""
-    H, intermediate = config.hidden_size, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (config.vocab_size, H),
-        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, H),
-        "embeddings.position_embeddings.weight": (config.max_position_embeddings, H),
-        "embeddings.LayerNorm.weight": (H,),
-        "embeddings.LayerNorm.bias": (H,),
-    }
-    modules: dict[str, tuple[int, ...]] = {
-        "attention.self.query": (H, H),
-        "attention.self.key": (H, H),
-        "attention.self.value": (H, H),
-        "attention.output.dense": (H, H),
-        "attention.output.LayerNorm": (H,),
-        "intermediate.dense": (intermediate, H),
-        "output.dense": (H, intermediate),
-        "output.LayerNorm": (H,),
-    }
-    for i in range(config.num_hidden_layers):
-        for name, shape in modules.items():
-            shapes[f"encoder.layer.{i}.{name}.weight"] = shape
-            shapes[f"encoder.layer.{i}.{name}.bias"] = shape[:1]
-    return shapes
-
-
 def prepare(params: Mapping[str, Array], config: BertConfig, ops: Ops) -> Bert:
     """Hand every dense layer to the op set, once, at load.
 

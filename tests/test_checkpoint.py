@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minilm_np import WeightsError
-from minilm_np.checkpoint import read_config, read_params, read_safetensors, release_pages
-from minilm_np.model import BertConfig, parameter_shapes
+from minilm_np.checkpoint import parameter_shapes, read_config, read_params, read_safetensors, release_pages
+from minilm_np.model import BertConfig
 
 TINY = BertConfig(
     vocab_size=11, hidden_size=6, num_hidden_layers=1, num_attention_heads=2, intermediate_size=5,
