@@ -126,7 +126,8 @@ def batched(folder: Path, run: Callable[[list[Any]], Any]) -> Encode:
             padded = np.zeros((len(rows), len(ids[rows[0]])), np.int64)
             for row, i in zip(padded, rows, strict=True):
                 row[: len(ids[i])] = ids[i]
-            mask = (padded != 0).astype(np.int64)
+            lengths = np.array([len(ids[i]) for i in rows])
+            mask = (np.arange(padded.shape[1]) < lengths[:, None]).astype(np.int64)  # a text may have written [PAD]
             hidden_states = run([padded, mask, np.zeros_like(padded)])
             pooled = (hidden_states * mask[:, :, None]).sum(axis=1, dtype=np.float32) / mask.sum(axis=1)[:, None]
             result[rows] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)

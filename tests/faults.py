@@ -37,7 +37,7 @@ class Backend:
         self.prefix = ""
         self.keep = slice(None)
         self.pad_to: int | None = None
-        self.attend_padding = self.pool_padding = False
+        self.attend_padding = self.pool_padding = self.mask_by_id = False
         self.token_type = 0
         self.positions: Callable[[Any], Any] = lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
         self.pool: Callable[[Any, Any], Any] = mean
@@ -54,6 +54,8 @@ class Backend:
         width = max(self.pad_to or 0, *lengths)
         padded = torch.tensor([row + [0] * (width - len(row)) for row in ids])
         mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+        if self.mask_by_id:
+            mask = (padded != 0).long()
         with torch.no_grad():
             hidden = self.bert(
                 input_ids=padded,
@@ -335,6 +337,7 @@ FAULTS: dict[str, Callable[[Backend], None]] = {
     "padding-in-mean": settings(pool_padding=True),
     "padding-in-mean-256": settings(pool_padding=True, pad_to=256),
     "padding-unmasked": settings(attend_padding=True, pool_padding=True),
+    "padding-mask-by-id": settings(mask_by_id=True),
     "fp16-weights": parameters(lambda _, value: value.half().float()),
     "fp16-activations": in_format(torch.float16),
     "bf16-weights": parameters(lambda _, value: value.bfloat16().float()),

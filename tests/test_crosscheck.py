@@ -41,7 +41,7 @@ from minilm_np.crosscheck.causes import Cause
 from minilm_np.crosscheck.goldens import GoldensError, read_goldens, write_goldens
 from minilm_np.crosscheck.mistakes import RIGHT, catalogue
 from minilm_np.crosscheck.report import Report, StageResult, Worst
-from minilm_np.crosscheck.truth import STAGE_ROWS, batches, simulator, tolerance, truth
+from minilm_np.crosscheck.truth import STAGE_ROWS, K, batches, simulator, tolerance, truth
 from minilm_np.crosscheck.variant import to_bf16
 from minilm_np.model import stage_names
 
@@ -721,3 +721,13 @@ def test_bfloat16_rounds_to_the_nearest_and_ties_to_even() -> None:
     wanted = np.array([1.0, 1.0, 1.015625, -1.0078125, 3.0040553e38, np.inf, np.nan, 0.0], np.float32)
     np.testing.assert_allclose(to_bf16(x), wanted, rtol=1e-5)
     assert np.array_equal(to_bf16(x)[:4], wanted[:4])
+
+
+def test_the_numbers_in_the_docs_are_those_of_the_code() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    page = (docs / "crosscheck.md").read_text(encoding="utf-8")
+    assert f"{tolerance('sentence_embedding'):.1e} on the final vectors" in page
+    assert K == 4 and "four times" in page and "four times" in (docs / "goldens.md").read_text(encoding="utf-8")
+    matrix = page.split("<!-- confusion:begin -->")[1]
+    known = {mistake.name for mistake in catalogue()}
+    assert {row.split(" | ")[0].removeprefix("| ") for row in matrix.splitlines() if ".0e" in row} <= known

@@ -163,19 +163,23 @@ class Search:
             quick = [self._quick(made, evidence) for evidence in self.evidence]
             ranking.append((self._judge(made, quick), made))
         ranking.sort(key=lambda entry: (-entry[0].explained, entry[0].remaining))
-        full = [(made, self._judge(made, self.evidence)) for _, made in ranking[:FULL]]
+        fitting = [entry for entry in ranking if entry[0].fits]
+        full = [(made, self._judge(made, self.evidence)) for _, made in (fitting or ranking)[:FULL]]
         return sorted(full, key=lambda entry: -entry[1].explained)
 
     def _quick(self, made: Made, evidence: Evidence) -> Evidence:
-        """Texts enough to see whether mistakes are worth trying on all."""
+        """Texts enough to see whether mistakes are worth trying on all: those that are wrong first, then others."""
         lengths = [len(self.token_ids[row]) for row in evidence.rows]
+        differs = [_left(f, w, evidence) > 1 for f, w in zip(evidence.found, evidence.wanted, strict=True)]
         short = [place for place, length in enumerate(lengths) if length <= SHORT]
+        short.sort(key=lambda place: not differs[place])
         fields = {field for mistake in made for field, _ in mistake.change}
         together = any(mistake.of_batches for mistake in made)
         if "max_seq_length" in fields:  # shows in long texts only
             return evidence if together or len(made) == 1 else evidence.some([[int(np.argmax(lengths)), *short[:2]]])
         if together:
             batches = [batch for batch in evidence.batches if set(batch) <= set(short)]
+            batches.sort(key=lambda batch: not any(differs[place] for place in batch))
             if batches:
                 return evidence.some(batches[: 2 if len(made) == 1 else 1])
             # all in one batch: padding goes by the longest, so with it a few will do; an order needs them all

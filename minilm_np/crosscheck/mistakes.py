@@ -135,6 +135,10 @@ _PADDING: list[tuple[str, str, dict[str, Any]]] = [
     )
 ]  # fmt: skip
 
+_PADDING.append(
+    ("padding-mask-by-id", "the mask is token_ids != 0, so a [PAD] written in a text is padding", {"mask_by_id": True})
+)
+
 _FORMATS: list[tuple[str, str, dict[str, Any]]] = [
     ("fp16-weights", "weights in float16", {"weights": "fp16"}),
     ("fp16-activations", "weights and activations in float16", {"weights": "fp16", "activations": "fp16"}),

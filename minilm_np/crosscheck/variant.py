@@ -46,6 +46,7 @@ class Variant:
     pad_to: int | None = None  # LONGEST of the batch, or a number of word pieces
     padding_attended: bool = False
     padding_pooled: bool = False
+    mask_by_id: bool = False  # whatever is word piece 0 is taken for padding, a [PAD] that a text has written, too
     # parameters
     layers: tuple[int, ...] | None = None  # which layers, in which order
     transposed: frozenset[str] = frozenset()  # names of dense modules, of the checkpoint
@@ -98,6 +99,7 @@ class Batch(NamedTuple):
     tokens: Tokens
     position_ids: Array  # (T,)
     lengths: Array  # (B,) without padding
+    mask: Array  # (T,) bool: what is attended to, and pooled
 
 
 class Run(NamedTuple):
@@ -195,7 +197,10 @@ class Simulator:
         most = self.checkpoint.config.max_position_embeddings - 1
         token_ids = np.array([piece for row in ids for piece in row], np.int32)
         types = np.full(T, variant.token_type or 0, np.int32)
-        return Batch(Tokens(token_ids, types, offsets), np.clip(position_ids, 0, most), lengths)
+        mask = np.arange(T) - np.repeat(offsets[:-1], padded) < np.repeat(lengths, padded)
+        if variant.mask_by_id:
+            mask &= token_ids != 0
+        return Batch(Tokens(token_ids, types, offsets), np.clip(position_ids, 0, most), lengths, mask)
 
     # --- parameters ----------------------------------------------------------------------------
 
@@ -306,7 +311,7 @@ class WrongOps:
         variant = self.variant
         head_size = qkv.shape[1] // (3 * num_heads)
         width = {"head": head_size, "hidden": num_heads * head_size, "none": 1}[variant.attention_scale]
-        for b, (start, stop) in enumerate(pairwise(offsets)):
+        for start, stop in pairwise(offsets):
             parts = qkv[start:stop].reshape(stop - start, 3, head_size * num_heads).transpose(1, 0, 2)  # (3, S, H)
             if variant.heads == "interleaved":
                 split = parts.reshape(3, stop - start, head_size, num_heads).transpose(0, 3, 1, 2)
@@ -317,15 +322,16 @@ class WrongOps:
             query, key, value = (split[i] for i in variant.attention_order)  # each (N, S, D)
             scores = self._round(self._round(query @ key.swapaxes(-1, -2)) / np.float32(math.sqrt(width)))
             if not variant.padding_attended:
-                scores[..., self.batch.lengths[b] :] = -np.inf
+                scores[..., ~self.batch.mask[start:stop]] = -np.inf
             yield (ops.softmax(scores) if stop > start else scores), value
 
     def pool(self, hidden_states: Array, offsets: Array, mode: str) -> Array:
         variant = self.variant
-        lengths = np.diff(offsets) if variant.padding_pooled else self.batch.lengths
-        pooled = np.zeros((len(lengths), hidden_states.shape[1]), hidden_states.dtype)
-        for b, (start, length) in enumerate(zip(offsets[:-1], lengths, strict=True)):
-            rows = hidden_states[start : start + length]
+        pooled = np.zeros((len(offsets) - 1, hidden_states.shape[1]), hidden_states.dtype)
+        for b, (start, stop) in enumerate(pairwise(offsets)):
+            rows = hidden_states[start:stop]
+            if not variant.padding_pooled:
+                rows = rows[self.batch.mask[start:stop]]
             if not variant.specials_pooled:
                 rows = rows[1 : self.batch.lengths[b] - 1]
             if len(rows):  # of no word pieces at all the sum is 0

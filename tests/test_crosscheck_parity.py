@@ -1,0 +1,141 @@
+"""Cross-checking real foreign backends: right ones pass, and mistakes made in PyTorch are named. Parity extra."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+with warnings.catch_warnings():  # what PyTorch's and transformers' own imports warn of is not ours to mend
+    warnings.simplefilter("ignore")
+    torch = pytest.importorskip("torch", reason="needs the parity extra")
+    transformers = pytest.importorskip("transformers", reason="needs the parity extra")
+    sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the parity extra")
+
+import race
+from confusion import confusion, visible_faults
+from corpus import NASTY
+from faults import Backend
+from fidelity import our_stages, pytorch_stages
+
+from minilm_np import SentenceTransformer
+from minilm_np.crosscheck import crosscheck, stage_texts
+from minilm_np.crosscheck.backends import onnx_file
+from minilm_np.crosscheck.truth import tolerance
+
+pytestmark = pytest.mark.parity
+# Left to bench/confusion.py, which makes all: what differs only in the layer.
+REPETITIVE = re.compile(r"-layer-[1-4]$|^layers-swapped-[0-4]-[3-5]$")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_weights(weights_folder: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINILM_NP_WEIGHTS", str(weights_folder))
+        yield
+
+
+# --- right backends
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_transformers_passes(weights_folder: Path, attention: str) -> None:
+    report = crosscheck(Backend(weights_folder, attention).encode)
+    assert report.ok and report.max_error > 0, report
+
+
+def test_pytorchs_stages_pass(weights_folder: Path, model: SentenceTransformer) -> None:
+    bert = Backend(weights_folder).bert
+
+    def stages(texts: list[str]) -> dict[str, list[Any]]:
+        of_texts = [pytorch_stages(bert, model.tokens([text])) for text in texts]
+        return {
+            name: [of[name][0] if name in ("pooled", "sentence_embedding") else of[name] for of in of_texts]
+            for name in our_stages(model, texts[0])
+        }
+
+    report = crosscheck(stages=stages)
+    assert report.ok and len(report.stages) == len(our_stages(model, stage_texts()[0])), report
+
+
+def test_sentence_transformers_passes(weights_folder: Path) -> None:
+    model = sentence_transformers.SentenceTransformer(str(weights_folder), device="cpu")
+    assert crosscheck(model.encode).ok
+    assert crosscheck(lambda texts: model.encode(texts, convert_to_tensor=True)).ok
+
+
+def test_two_hundred_right_runs_are_no_false_alarm(weights_folder: Path, oracle: SentenceTransformer) -> None:
+    """Random batches of the nasty texts, padded to random widths, within the probes' tolerance of the truth."""
+    rng = np.random.default_rng(20261124)
+    backend = Backend(weights_folder, "sdpa")
+    texts = [text for text in NASTY.values() if isinstance(text, str)]
+    short = [text for text in texts if len(text) < 300]
+    truth = dict(zip(texts, oracle.encode(texts, truncation="ignore"), strict=True))
+    worst = 0.0
+    for run in range(200):
+        some = texts if run % 10 == 0 else short
+        batch = [some[i] for i in rng.choice(len(some), rng.integers(1, 9), replace=False)]
+        backend.pad_to = int(rng.integers(0, 100))
+        errors = np.abs(backend.encode(batch) - np.stack([truth[text] for text in batch]))
+        worst = max(worst, float(errors.max()))
+    assert 0 < worst <= tolerance("sentence_embedding")  # measured 2.1e-7, tolerance 1.0e-6
+
+
+# --- mistakes
+
+
+def test_bfloat16_is_named(weights_folder: Path) -> None:
+    options = {"dtype": torch.bfloat16}
+    model = sentence_transformers.SentenceTransformer(str(weights_folder), device="cpu", model_kwargs=options)
+    report = crosscheck(lambda texts: model.encode(texts, convert_to_tensor=True))
+    assert not report.ok and report.causes[0].name == "bf16-activations", report
+
+
+def test_at_least_95_percent_of_single_mistakes_are_named_first(weights_folder: Path) -> None:
+    faults = [name for name in visible_faults() if not REPETITIVE.search(name)]
+    rows = confusion(weights_folder, faults)
+    wrong = [row for row in rows if row.named != row.fault]
+    print(f"\n{len(rows) - len(wrong)} of {len(rows)} named first; not: {wrong}")
+    assert len(rows) >= 100
+    assert len(wrong) <= 0.05 * len(rows), wrong
+    assert all(row.named != "pass" for row in rows)
+
+
+# --- ONNX
+
+
+@pytest.fixture(scope="module")
+def onnx(weights_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    pytest.importorskip("onnx", reason="needs onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield race.export_onnx(weights_folder)
+
+
+def test_onnx_runtime_passes(onnx: Path) -> None:
+    report = crosscheck(onnx_file(onnx))
+    assert report.ok and report.max_error > 0, report
+
+
+def test_onnx_runtimes_dynamic_int8_is_named(onnx: Path, tmp_path: Path) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantize_dynamic(str(onnx), str(tmp_path / "int8.onnx"))
+    report = crosscheck(onnx_file(tmp_path / "int8.onnx"))
+    assert not report.ok and report.causes[0].name.startswith("int8"), report
+
+
+def test_openvino_is_what_it_is(onnx: Path, weights_folder: Path) -> None:
+    pytest.importorskip("openvino", reason="needs OpenVINO")
+    encode: Callable[[list[str]], Any] = race.openvino(weights_folder, 2)
+    report = crosscheck(encode)
+    print(f"\n{report}")
+    assert report.ok, report
