@@ -196,9 +196,13 @@ def test_ctrl_c_is_no_traceback(tmp_path: Path) -> None:
     process.stdin.write(b"hello\n")
     process.stdin.flush()  # the process waits for the rest of its input
     time.sleep(2)
-    while process.poll() is None:  # again, if the first came while a library was importing and swallowed it
+    for _ in range(12):  # again, if the first came while a library was importing and swallowed it
         process.send_signal(signal.SIGINT)
         time.sleep(5)
+        if process.poll() is not None:
+            break
+    else:
+        process.kill()
     assert process.returncode == 130
     assert process.stderr.read() == b""
     process.stderr.close()

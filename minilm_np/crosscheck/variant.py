@@ -260,7 +260,10 @@ class Named(NamedTuple):
 
 
 class WrongOps:
-    """The NumPy op set (ops.py) with the variant's decisions; one for each batch."""
+    """The NumPy op set (ops.py) with the variant's decisions; one for each batch.
+
+    T tokens of all texts, padding included    B texts    H hidden size    N heads    S tokens of one text    D = H / N
+    """
 
     prepare_dense = staticmethod(ops.prepare_dense)
 
@@ -268,12 +271,14 @@ class WrongOps:
         self.variant, self.batch, self.bert = variant, batch, bert
         self.random = np.random.default_rng(0)
 
-    def embed(self, ids: Array, types: Array, positions: Array, tables: Any, norm: Named, eps: float) -> Array:
+    def embed(
+        self, ids: Array, types: Array, positions: Array, tables: Any, norm: Named, eps: float
+    ) -> Array:  # (T,), (T,), (T,) -> (T, H)
         word, token_type, position = tables
         x = self._round(self._round(word[ids] + token_type[types]) + position[self.batch.position_ids])
         return self._round(self._layer_norm(x, norm, eps))
 
-    def linear(self, x: Array, dense: Named, activation: str | None) -> Array:
+    def linear(self, x: Array, dense: Named, activation: str | None) -> Array:  # (T, inputs) -> (T, outputs)
         variant, name = self.variant, dense.name
         if variant.pre_norm and name.endswith(("attention.self", "intermediate.dense")):
             layer = name.removesuffix(".attention.self").removesuffix(".intermediate.dense")
@@ -288,11 +293,11 @@ class WrongOps:
             y = ops.ACTIVATIONS[activation](y)
         return self._round(y)
 
-    def add_layer_norm(self, x: Array, residual: Array, norm: Named, eps: float) -> Array:
+    def add_layer_norm(self, x: Array, residual: Array, norm: Named, eps: float) -> Array:  # (T, H) -> (T, H)
         x = x if norm.name in self.variant.without_residual else self._round(x + residual)
         return x if self.variant.pre_norm else self._round(self._layer_norm(x, norm, eps))
 
-    def attention(self, qkv: Array, offsets: Array, num_heads: int) -> Array:
+    def attention(self, qkv: Array, offsets: Array, num_heads: int) -> Array:  # (T, 3H) -> (T, H)
         context = np.empty((len(qkv), qkv.shape[1] // 3), qkv.dtype)
         heads = self._heads(qkv, offsets, num_heads)
         for (start, stop), (probs, value) in zip(pairwise(offsets), heads, strict=True):
@@ -325,7 +330,7 @@ class WrongOps:
                 scores[..., ~self.batch.mask[start:stop]] = -np.inf
             yield (ops.softmax(scores) if stop > start else scores), value
 
-    def pool(self, hidden_states: Array, offsets: Array, mode: str) -> Array:
+    def pool(self, hidden_states: Array, offsets: Array, mode: str) -> Array:  # (T, H) -> (B, H)
         variant = self.variant
         pooled = np.zeros((len(offsets) - 1, hidden_states.shape[1]), hidden_states.dtype)
         for b, (start, stop) in enumerate(pairwise(offsets)):
@@ -338,11 +343,11 @@ class WrongOps:
                 pooled[b] = ops.pool(rows, np.array([0, len(rows)]), mode)[0]
         return self._round(pooled)
 
-    def l2_normalize(self, x: Array) -> Array:
+    def l2_normalize(self, x: Array) -> Array:  # (B, H) -> (B, H)
         x = ops.l2_normalize(x) if self.variant.scaling != "twice" else x / np.sum(x * x, axis=-1, keepdims=True)
         return self._round(x)
 
-    def _layer_norm(self, x: Array, norm: Named, eps: float) -> Array:
+    def _layer_norm(self, x: Array, norm: Named, eps: float) -> Array:  # (T, H) -> (T, H)
         if norm.name in self.variant.without_norm:
             return x
         weight, bias = norm.value
