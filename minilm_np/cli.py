@@ -27,7 +27,7 @@ FEW = 100
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for an error, 130 for Ctrl-C, 141 for a closed pipe.
 
-    crosscheck returns 1 where something differs.
+    crosscheck and evaluate return 1 where something differs.
     """
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int | None] = arguments.command
@@ -107,10 +107,34 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--threshold", type=float, default=0.7, metavar="C", help="with --corpus: cosine (default: 0.7)")
     goldens = add("goldens", _goldens, "Write the golden bundle: what every stage should be, for any language.")
     goldens.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
+    evaluation = add(
+        "evaluate",
+        _evaluate,
+        "The model card's MTEB rows, computed here. Exit code: 0 all as on the card, or not with a known reason; "
+        "1 one differs; 2 it could not be computed.",
+    )
+    evaluation.add_argument("tasks", nargs="*", metavar="TASK", help="rows of the card (default: all that have data)")
+    evaluation.add_argument("--list", action="store_true", help="show the card's 95 rows and the formats of data")
+    evaluation.add_argument("--data", type=Path, metavar="DIR", help="default: what the datasets library has cached")
+    evaluation.add_argument("--backend", default="auto", metavar="B", help="auto, numba or numpy (default: auto)")
+    evaluation.add_argument("--dtype", default="float32", metavar="D", help="float32 or float64 (default: float32)")
+    evaluation.add_argument(
+        "--encoder",
+        metavar="TARGET",
+        help="evaluate another: package.module:function of a list of str; http://.../embed or "
+        "http://.../v1/embeddings; a .onnx file",
+    )
+    evaluation.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings there, by model and text")
+    evaluation.add_argument("--json", type=Path, metavar="FILE", help="write all measures; - is standard output")
+    evaluation.add_argument("--measures", action="store_true", help="show every measure, not only the main ones")
+    evaluation.add_argument(
+        "--timeout", type=float, default=30.0, metavar="S", help="for each HTTP answer (default: 30)"
+    )
+    evaluation.add_argument("--model-name", default="all-MiniLM-L6-v2", metavar="NAME", help="for /v1/embeddings")
     fetch = add("fetch", _fetch, "Fetch the model's files, verified; nothing is done if they are there.")
     fetch.add_argument("--to", type=Path, metavar="DIR", help="default: weights/ of a checkout, else the cache")
     info = add("info", _info, "Where the model's files are, their sha256, the configuration, and what computes.")
-    for sub in (similarity, encode, search, info):
+    for sub in (similarity, encode, search, evaluation, info):
         add_model(sub)
     return parser
 
@@ -282,6 +306,65 @@ def _equivalence(arguments: argparse.Namespace) -> int:
     found = equivalence(embed(arguments.against), embed(arguments.target), k=arguments.k, threshold=arguments.threshold)
     print(json.dumps(found.to_dict(), indent=1) if str(arguments.json) == "-" else found)
     return 0 if found.go else 1
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from minilm_np.evaluate import data, report
+    from minilm_np.evaluate.run import evaluate
+    from minilm_np.evaluate.tasks import all_tasks, task_named
+
+    named = [task_named(name) for name in arguments.tasks]
+    if arguments.list:
+        shown = data.Files(arguments.data) if arguments.data else None
+        print(report.listing(named or all_tasks().values(), shown))
+        return 0
+    source: data.Source = data.Files(arguments.data) if arguments.data else data.Datasets()
+    chosen = named or [task for task in all_tasks().values() if source.has(task)]
+    if not chosen:
+        raise ValueError(f"--data: {arguments.data or 'the cache of datasets'} has no data of any task; see --list")
+    encode, batch_size, encoder = _encoder(arguments)
+    from tqdm import tqdm
+
+    results = []
+    for task in chosen:
+        with tqdm(desc=task.name, unit=" texts", leave=False, disable=not sys.stderr.isatty()) as bar:
+            results.append(evaluate(encode, task, source, batch_size=batch_size, on_texts=bar.update))
+    found = json.dumps({"encoder": encoder, "results": [result.to_dict() for result in results]}, indent=1)
+    if arguments.json is not None and str(arguments.json) != "-":
+        _write_atomically(arguments.json, lambda file: _write_text(file, found))
+    print(found if str(arguments.json) == "-" else report.table(results, all_measures=arguments.measures))
+    return 1 if any(result.verdict() == "differs" for result in results) else 0
+
+
+def _encoder(arguments: argparse.Namespace) -> tuple[Any, int, dict[str, Any]]:
+    """What to evaluate, how many texts it gets at once, and what it is."""
+    if arguments.encoder is not None:
+        for option in ("cache", "model"):
+            if getattr(arguments, option) is not None:
+                raise ValueError(f"--{option}: found it with --encoder; wanted one of the two")
+        encode = _target(arguments.encoder, arguments)
+        if not callable(encode):
+            raise ValueError(f"--encoder: {arguments.encoder} is a file of results; wanted what encodes texts")
+        return encode, 32, {"encoder": arguments.encoder}  # endpoints take 32 texts at least
+    import numpy as np
+
+    from minilm_np import SentenceTransformer, __version__
+    from minilm_np.evaluate.cache import cached, fingerprint
+
+    options = {"backend": arguments.backend, "dtype": arguments.dtype}
+    model = SentenceTransformer(*([] if arguments.model is None else [arguments.model]), **options)
+    found = {
+        "model": arguments.model or "sentence-transformers/all-MiniLM-L6-v2",
+        "fingerprint": fingerprint(model),
+        "backend": model.backend,
+        "dtype": str(model.dtype),
+        "minilm_np": __version__,
+        "numpy": np.__version__,
+    }
+    if arguments.cache is None:
+        return model, 4096, found
+    encode = cached(lambda texts: model.encode(texts, truncation="ignore"), arguments.cache, found["fingerprint"])
+    return encode, 4096, found
 
 
 def _goldens(arguments: argparse.Namespace) -> None:

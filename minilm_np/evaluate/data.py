@@ -1,0 +1,216 @@
+"""A task's data: rows with where they stand, out of plain files or out of the `datasets` library's cache.
+
+Whatever is wrong with them is one ValueError that names file and line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from minilm_np.evaluate.tasks import FORMATS, Task
+
+Row = tuple[str, Mapping[str, Any]]  # where it stands, for messages; its fields by name
+
+FIELDS: dict[str, dict[str, Any]] = {  # what a row must have, by type of task; of retrieval, by part
+    "STS": {"sentence1": str, "sentence2": str, "score": float},
+    "PairClassification": {"sentence1": str, "sentence2": str, "label": int},
+    "Classification": {"text": str, "label": object},
+    "Clustering": {"sentences": [str], "labels": [object]},
+    "Reranking": {"query": (str, [str]), "positive": [str], "negative": [str]},
+    "Summarization": {"human_summaries": [str], "machine_summaries": [str], "relevance": [float]},
+    "corpus": {"_id": str, "text": str},
+    "queries": {"_id": str, "text": str},
+    "qrels": {"query-id": str, "corpus-id": str, "score": int},
+}
+
+
+class Source(Protocol):
+    """Where data comes from."""
+
+    def has(self, task: Task) -> bool:
+        """Is there data for it, as far as one sees without reading it?"""
+
+    def rows(self, task: Task, part: str) -> Iterator[Row]:
+        """The rows of a part: "test", of classification "train" also, of retrieval "corpus", "queries", "qrels"."""
+
+
+class Files:
+    """Plain files of a folder, in the formats of `tasks.FORMATS`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        if not folder.is_dir():
+            raise ValueError(f"--data: {folder} is not a folder")
+
+    def has(self, task: Task) -> bool:
+        return all(self._find(form.split(":")[0].split(",")[0], task) for form in FORMATS[task.type])
+
+    def rows(self, task: Task, part: str) -> Iterator[Row]:
+        forms = FORMATS[task.type]
+        form = next((form for form in forms if part in form.split(":")[0]), forms[0])
+        name = form.split(":")[0].split(",")[0]
+        path = self._find(name, task)
+        if path is None:
+            wanted = form.replace("NAME", task.name, 1)
+            raise ValueError(f"{task.name}: no data in {self.folder}; wanted {wanted}; plain, or with .gz at the end")
+        return _tsv(path) if name.endswith(".tsv") else _jsonl(path)
+
+    def _find(self, name: str, task: Task) -> Path | None:
+        plain = self.folder / name.replace("NAME", task.name)
+        return next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Each line of a UTF-8 file, by where it is; what is gzip is told by its first bytes."""
+    number = 0
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                yield f"{path}, line {number}", line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}, line {number}: not UTF-8 at byte {error.start}") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}, after line {number}: broken gzip: {error}") from None
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    for where, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: found {type(row).__name__}, wanted a JSON object")
+        yield where, row
+
+
+def _tsv(path: Path) -> Iterator[Row]:
+    r"""Tab-separated, the first line names the columns; in a text \\ \t \n \r are what they are in Python."""
+    columns: list[str] | None = None
+    for where, line in _lines(path):
+        cells = line.split("\t")
+        if columns is None:
+            columns = cells
+            continue
+        if len(cells) != len(columns):
+            raise ValueError(f"{where}: found {len(cells)} columns, wanted {len(columns)}: {', '.join(columns)}")
+        yield where, {name: _unescape(cell) for name, cell in zip(columns, cells, strict=True)}
+
+
+def _unescape(cell: str) -> str:
+    if "\\" not in cell:
+        return cell
+    parts = cell.split("\\\\")
+    return "\\".join(part.replace("\\t", "\t").replace("\\n", "\n").replace("\\r", "\r") for part in parts)
+
+
+class Datasets:
+    """The data sets that the `datasets` library has in its cache, by their names on the Hugging Face hub.
+
+    Nothing is downloaded.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import datasets
+        except ImportError:
+            raise ImportError(
+                "--data: found none, and datasets is not installed; wanted a folder, or datasets"
+            ) from None
+        self._library = datasets
+
+    def has(self, task: Task) -> bool:
+        try:
+            self._load(task, {"Retrieval": "corpus"}.get(task.type, task.split))
+        except ValueError:
+            return False
+        return True
+
+    def rows(self, task: Task, part: str) -> Iterator[Row]:
+        rows = self._load(task, task.split if part == "test" else part)
+        if task.type == "PairClassification":  # one row of three lists
+            rows = (
+                {"sentence1": a, "sentence2": b, "label": label}
+                for row in rows
+                for a, b, label in zip(row["sentence1"], row["sentence2"], row["labels"], strict=True)
+            )
+        for number, row in enumerate(rows, 1):
+            yield f"{task.dataset}, {part}, row {number}", row
+
+    def _load(self, task: Task, part: str) -> Any:
+        config, split = task.subset, part
+        if task.type == "Retrieval":
+            config, split = ("default", task.split) if part == "qrels" else (part, part)
+        offline = self._library.DownloadConfig(local_files_only=True)
+        try:
+            return self._library.load_dataset(
+                task.dataset, config, split=split, revision=task.revision, download_config=offline
+            )
+        except Exception as error:  # the library, and what it calls, have many of their own
+            found = " ".join(str(error).split())[:200]
+            raise ValueError(f"{task.name}: {task.dataset} is not in the cache of datasets: {found}") from None
+
+
+def read(source: Source, task: Task, part: str = "test") -> Iterator[Mapping[str, Any]]:
+    """The checked rows of a part. Raises ValueError naming file and line."""
+    wanted = FIELDS[part if task.type == "Retrieval" else task.type]
+    for where, row in source.rows(task, part):
+        yield {**row, **{name: _checked(where, row, name, kind) for name, kind in wanted.items()}}
+
+
+def _checked(where: str, row: Mapping[str, Any], name: str, kind: Any) -> Any:
+    if name not in row:
+        raise ValueError(f"{where}: found {', '.join(row) or 'nothing'}; wanted {name}")
+    value = row[name]
+    converted = _as(value, kind)
+    if converted is None:
+        shown = repr(value)
+        shown = shown if len(shown) <= 40 else shown[:37] + "..."
+        raise ValueError(f"{where}: {name}: found {shown}, wanted {_KINDS[str(kind)]}")
+    return converted
+
+
+_KINDS = {
+    str(str): "a text",
+    str(int): "a whole number",
+    str(float): "a number",
+    str(object): "a whole number or a text",
+    str([str]): "a list of texts",
+    str([float]): "a list of numbers",
+    str([object]): "a list of whole numbers or texts",
+    str((str, [str])): "a text or a list of texts",
+}
+
+
+def _as(value: Any, kind: Any) -> Any:
+    """The value as this kind, or None. A number may be written as text, as in .tsv."""
+    if isinstance(kind, tuple):
+        return next((found for some in kind if (found := _as(value, some)) is not None), None)
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            return None
+        found = [_as(item, kind[0]) for item in value]
+        return None if None in found else found
+    if kind is str:
+        return value if isinstance(value, str) else None
+    if kind is object:
+        return value if isinstance(value, int | str) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        return None
+    return kind(number)

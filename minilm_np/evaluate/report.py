@@ -1,0 +1,45 @@
+"""Results as a table: measure, card, ours, difference, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from minilm_np.evaluate.data import Source
+from minilm_np.evaluate.run import Result
+from minilm_np.evaluate.tasks import FORMATS, Task
+
+
+def table(results: Iterable[Result], *, all_measures: bool = False) -> str:
+    """A line for the main measure of each task, or for every measure that the card has or we add."""
+    rows = [("task", "measure", "card", "ours", "difference", "verdict")]
+    for result in results:
+        for name in result.scores if all_measures else [result.task.main]:
+            ours = f"{result.scores[name]:.4f}"
+            if name in result.task.card:
+                card, difference = f"{result.task.card[name]:.4f}", f"{result.difference(name):+.4f}"
+                rows.append((result.task.name, name, card, ours, difference, result.verdict(name)))
+            else:
+                rows.append((result.task.name, name, "", ours, "", "not on the card"))
+    return _aligned(rows, right=(2, 3, 4))
+
+
+def listing(tasks: Iterable[Task], source: Source | None) -> str:
+    """A line for each task: its type, the card's main measure, and whether the source has its data."""
+    rows = [("task", "type", "measure", "card", "data")]
+    for task in tasks:
+        has = "" if source is None else "yes" if source.has(task) else "no"
+        rows.append((task.name, task.type, task.main, f"{task.card[task.main]:.4f}", has))
+    formats = [f"{kind:20}{file}" for kind, files in FORMATS.items() for file in files]
+    return "\n".join([_aligned(rows, right=(3,)), "", "files of a task NAME, each plain or .gz:", *formats])
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = (
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,243 @@
+"""Evaluate an encoder on rows of the model card."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minilm_np.evaluate import protocols
+from minilm_np.evaluate.data import Datasets, Files, Source, read
+from minilm_np.evaluate.protocols import Array, Encode, Scores
+from minilm_np.evaluate.tasks import Task, task_named
+from minilm_np.sentence_transformer import SentenceTransformer
+
+Report = Callable[[int], object]  # is told how many texts were encoded
+
+EXACT = 0.001  # points
+
+
+@dataclass(frozen=True)
+class Result:
+    """An encoder's scores on one task, in points (times 100)."""
+
+    task: Task
+    scores: Scores
+    details: list[Scores] = field(default_factory=list)  # of classification each experiment, of clustering each set
+    texts: int = 0  # that were encoded
+    seconds: float = 0.0  # for all
+    encode_seconds: float = 0.0
+
+    @property
+    def main_score(self) -> float:
+        return self.scores[self.task.main]
+
+    def difference(self, measure: str | None = None) -> float:
+        """Ours minus the card's; the main measure's, or of the one named."""
+        name = measure or self.task.main
+        return self.scores[name] - self.task.card[name]
+
+    def verdict(self, measure: str | None = None) -> str:
+        """ "exact": within 0.001 points of the card; "close": with the reason; "differs"."""
+        name = measure or self.task.main
+        if abs(self.difference(name)) <= EXACT:
+            return "exact"
+        if name == self.task.main and abs(self.scores[name] - self.task.stored) <= EXACT:
+            return f"close: {self.task.stored_by} has stored {self.task.stored:.4f} for this model{self._why()}"
+        if self.task.type == "Classification":
+            spread = np.std([found[name] for found in self.details])
+            error = 2 * float(spread) * (2 / len(self.details)) ** 0.5
+            if abs(self.difference(name)) <= error:
+                return f"close: the card's training examples were drawn otherwise; two standard errors are {error:.2f}"
+        return "differs"
+
+    def _why(self) -> str:
+        if self.task.type == "Classification":
+            return "; the card's training examples were drawn otherwise"
+        if self.task.type == "Clustering":
+            return "; the card's k-means began otherwise"
+        if abs(self.task.stored + self.task.card[self.task.main]) <= EXACT:
+            return "; the card has lost its sign"
+        return ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "task": self.task.name,
+            "type": self.task.type,
+            "main_measure": self.task.main,
+            "scores": self.scores,
+            "card": self.task.card,
+            "stored": {"score": self.task.stored, "by": self.task.stored_by},
+            "verdict": self.verdict(),
+            "details": self.details,
+            "texts": self.texts,
+            "seconds": self.seconds,
+            "encode_seconds": self.encode_seconds,
+        }
+
+
+def evaluate(
+    encoder: SentenceTransformer | Encode,
+    task: str | Task,
+    data: str | os.PathLike[str] | Source | None = None,
+    *,
+    batch_size: int = 4096,
+    on_texts: Report | None = None,
+) -> Result:
+    """The scores of an encoder on one row of the card.
+
+    encoder: a SentenceTransformer, or a function of a list of str that gives vectors (n, D).
+    task: a row's name (`all_tasks()` has all). data: the folder with its files; None: the cache of `datasets`.
+    batch_size: how many texts the encoder gets at once, at most.
+
+    Raises ValueError naming the task, or file and line of the data, or the encoder's fault; ImportError without the
+    libraries of the eval extra.
+    """
+    row = task_named(task) if isinstance(task, str) else task
+    source = data if data is not None and not isinstance(data, str | os.PathLike) else _source(data)
+    if row.parts:
+        results = [evaluate(encoder, part, source, batch_size=batch_size, on_texts=on_texts) for part in row.parts]
+        scores = {name: float(np.mean([result.scores[name] for result in results])) for name in results[0].scores}
+        sums = (sum(getattr(result, name) for result in results) for name in ("texts", "seconds", "encode_seconds"))
+        return Result(row, scores, [result.scores for result in results], *sums)
+    meter = _Meter(encoder, batch_size, on_texts)
+    start = time.perf_counter()
+    try:
+        scores, details = SCORERS[row.type](meter, row, source)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"evaluate: {error.name} is not installed; wanted minilm-np[eval]") from None
+    return Result(row, scores, details, meter.texts, time.perf_counter() - start, meter.seconds)
+
+
+def _source(data: str | os.PathLike[str] | None) -> Source:
+    return Datasets() if data is None else Files(Path(data))
+
+
+class _Meter:
+    """An encoder whose answers are checked, and whose texts and seconds are counted."""
+
+    def __init__(self, encoder: SentenceTransformer | Encode, batch_size: int, on_texts: Report | None):
+        self.texts, self.seconds = 0, 0.0
+        self._batch_size, self._on_texts = batch_size, on_texts
+        if isinstance(encoder, SentenceTransformer):
+            model = encoder
+            self._encode: Encode = lambda texts: np.asarray(model.encode(texts, truncation="ignore"))
+        else:
+            self._encode = encoder
+
+    def __call__(self, texts: list[str]) -> Array:
+        parts = []
+        for start in range(0, len(texts), self._batch_size):
+            some = texts[start : start + self._batch_size]
+            begin = time.perf_counter()
+            vectors = np.asarray(self._encode(some))
+            self.seconds += time.perf_counter() - begin
+            if vectors.ndim != 2 or len(vectors) != len(some) or vectors.dtype.kind != "f":
+                found = f"{vectors.dtype} of shape {vectors.shape}"
+                raise ValueError(f"encoder: found {found}, wanted floating-point vectors ({len(some)}, D)")
+            if not np.isfinite(vectors).all():
+                text = some[int(np.argmin(np.isfinite(vectors).all(axis=1)))]
+                raise ValueError(f"encoder: the vector of {text[:40]!r} is not finite")
+            self.texts += len(some)
+            if self._on_texts is not None:
+                self._on_texts(len(some))
+            parts.append(vectors)
+        if len({vectors.shape[1:] for vectors in parts}) > 1:
+            raise ValueError("encoder: found vectors of different sizes")
+        return np.concatenate(parts)
+
+
+# --- data to protocols -------------------------------------------------------------------------
+
+
+def _columns(rows: Iterator[Mapping[str, Any]], task: Task, *names: str) -> list[list[Any]]:
+    columns: list[list[Any]] = [[] for _ in names]
+    for row in rows:
+        for column, name in zip(columns, names, strict=True):
+            column.append(row[name])
+    if len(columns[0]) < 2:
+        raise ValueError(f"{task.name}: found {len(columns[0])} rows, wanted two or more")
+    return columns
+
+
+def _sts(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
+    return protocols.sts(encode, *_columns(read(source, task), task, "sentence1", "sentence2", "score")), []
+
+
+def _pair_classification(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
+    first, second, labels = _columns(read(source, task), task, "sentence1", "sentence2", "label")
+    if set(labels) != {0, 1}:
+        raise ValueError(f"{task.name}: found the labels {sorted(set(labels))[:5]}, wanted 0 and 1, both")
+    return protocols.pair_classification(encode, first, second, labels), []
+
+
+def _classification(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
+    train, test = (_columns(read(source, task, part), task, "text", "label") for part in ("train", "test"))
+    if len(set(train[1])) < 2:
+        raise ValueError(f"{task.name}: found one label in train, wanted two or more")
+    return protocols.classification(encode, (train[0], train[1]), (test[0], test[1]), task.samples_per_label)
+
+
+def _clustering(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
+    def sets() -> Iterator[tuple[list[str], list[Any]]]:
+        for number, row in enumerate(read(source, task), 1):
+            texts, labels = row["sentences"], row["labels"]
+            if len(texts) != len(labels) or not texts:
+                raise ValueError(f"{task.name}, set {number}: found {len(texts)} sentences, {len(labels)} labels")
+            yield texts, labels
+
+    found = sets()
+    first = next(found, None)
+    if first is None:
+        raise ValueError(f"{task.name}: found no rows")
+    return protocols.clustering(encode, chain([first], found))
+
+
+def _reranking(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
+    samples = list(read(source, task))
+    if not any(sample["positive"] and sample["negative"] for sample in samples):
+        raise ValueError(f"{task.name}: found no query with a positive and a negative")
+    return protocols.reranking(encode, samples), []
+
+
+def _summarization(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
+    samples = list(read(source, task))
+    for number, sample in enumerate(samples, 1):
+        summaries, relevance = len(sample["machine_summaries"]), len(sample["relevance"])
+        if summaries != relevance or not sample["human_summaries"]:
+            raise ValueError(f"{task.name}, row {number}: found {summaries} machine summaries, {relevance} relevances")
+    if not any(len(set(sample["relevance"])) > 1 for sample in samples):
+        raise ValueError(f"{task.name}: found no row with different relevances")
+    return protocols.summarization(encode, samples), []
+
+
+def _retrieval(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
+    qrels: dict[str, dict[str, int]] = {}
+    for row in read(source, task, "qrels"):
+        qrels.setdefault(row["query-id"], {})[row["corpus-id"]] = row["score"]
+    queries = {row["_id"]: row["text"] for row in read(source, task, "queries") if row["_id"] in qrels}
+    if not queries:
+        raise ValueError(f"{task.name}: no query has a line in qrels")
+    rows = read(source, task, "corpus")
+    first = next(rows, None)
+    if first is None:
+        raise ValueError(f"{task.name}: the corpus has no documents")
+    corpus = ((row["_id"], f"{row.get('title') or ''} {row['text']}".strip()) for row in chain([first], rows))
+    return protocols.retrieval(encode, corpus, queries, qrels), []
+
+
+SCORERS: dict[str, Callable[[Encode, Task, Source], tuple[Scores, list[Scores]]]] = {
+    "STS": _sts,
+    "PairClassification": _pair_classification,
+    "Classification": _classification,
+    "Clustering": _clustering,
+    "Reranking": _reranking,
+    "Retrieval": _retrieval,
+    "Summarization": _summarization,
+}
