@@ -26,13 +26,12 @@ with warnings.catch_warnings():  # what PyTorch's and transformers' own imports 
 
 pytestmark = pytest.mark.parity
 
-VALUES = 2e-6  # of a metric: similarities differ by float32 rounding, and ranks do not; measured 3.1e-7
 SUBJECTS = ["A man", "A woman", "The cat", "A dog", "My neighbour", "Nobody", "The committee", "Ma s\u0153ur"]
 VERBS = ["is eating food", "plays the guitar", "sleeps on the sofa", "reads a newspaper", "is running", "s'en va"]
 TEXTS = [f"{subject} {verb}." for subject in SUBJECTS for verb in VERBS]
 RNG = np.random.default_rng(20261125)
-FIRST = [TEXTS[i] for i in RNG.integers(0, len(TEXTS), 80)]
-SECOND = [TEXTS[i] for i in RNG.integers(0, len(TEXTS), 80)]
+PAIRS = [(a, b) for i, a in enumerate(TEXTS) for b in TEXTS[:i]]  # none twice, or both ways: no similarities are equal
+FIRST, SECOND = map(list, zip(*(PAIRS[i] for i in RNG.permutation(len(PAIRS))[:80]), strict=True))
 LABELS = [int(a.split()[-1] == b.split()[-1]) for a, b in zip(FIRST, SECOND, strict=True)]
 SCORES = [5.0 * label + len(a) / 100 for a, label in zip(FIRST, LABELS, strict=True)]
 ALL = ["cosine", "dot", "euclidean", "manhattan"]
@@ -91,6 +90,12 @@ CASES: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
 }
 
 
+# Which model our evaluator is given, beside theirs with theirs, and how far a metric may be off.
+SAME_MODEL = {"theirs": 3e-7}  # float32 sums in another order; measured 6.0e-8, a threshold's
+OWN_MODEL = {"ours": 8e-6}  # vectors that are 2e-7 apart; measured 1.9e-6, a Manhattan threshold's, near 15
+QUANTISED = 2e-3  # an element at the edge of a step of int8 may be on the other side of it; measured 3.2e-4
+
+
 @pytest.fixture(scope="module")
 def peer(weights_folder: Path) -> Any:
     from sentence_transformers import SentenceTransformer as Peer
@@ -113,19 +118,21 @@ def build(library: Any, name: str, arguments: tuple[Any, ...], options: dict[str
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_metrics_names_and_files(case: str, model: SentenceTransformer, peer: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", SAME_MODEL | OWN_MODEL)
+def test_metrics_names_and_files(of: str, case: str, model: SentenceTransformer, peer: Any, tmp_path: Path) -> None:
     name, arguments, options = CASES[case]
     our_evaluator = build(ours, name, arguments, options)
     their_evaluator = build(theirs, name, arguments, options)
-    found, wanted = our_evaluator(model, str(tmp_path / "ours")), their_evaluator(peer, str(tmp_path / "theirs"))
+    evaluated = peer if of in SAME_MODEL else model
+    atol = QUANTISED if of in OWN_MODEL and "int8" in case else {**SAME_MODEL, **OWN_MODEL}[of]
+    found = our_evaluator(evaluated, str(tmp_path / "ours"))
+    wanted = their_evaluator(peer, str(tmp_path / "theirs"))
     assert list(found) == list(wanted)
     assert our_evaluator.primary_metric == their_evaluator.primary_metric  # type: ignore[attr-defined]
     for metric, value in wanted.items():
-        # A quantised element whose float is a rounding away from the next step may be on the other side.
-        atol = 3e-3 if "int8" in case else VALUES
         assert isinstance(found[metric], float)
         assert_close(found[metric], value, atol, f"{case}: {metric}")
-    our_evaluator(model, tmp_path / "ours", epoch=1, steps=5)
+    our_evaluator(evaluated, tmp_path / "ours", epoch=1, steps=5)
     their_evaluator(peer, str(tmp_path / "theirs"), epoch=1, steps=5)
     files = sorted(path.name for path in (tmp_path / "theirs").iterdir())
     assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == files
@@ -135,7 +142,7 @@ def test_metrics_names_and_files(case: str, model: SentenceTransformer, peer: An
             assert a[0] == b[0] and len(a) == len(b) == 4
             assert [line.split(b",")[:2] for line in a] == [line.split(b",")[:2] for line in b]
             numbers = [[float(x) for x in line.split(b",")] for line in (a[1], b[1])]
-            assert_close(numbers[0], numbers[1], 3e-3 if "int8" in case else VALUES, file)
+            assert_close(numbers[0], numbers[1], atol, file)
         else:
             compare_predictions(*((tmp_path / who / file).read_text() for who in ("ours", "theirs")))
 
@@ -148,12 +155,12 @@ def compare_predictions(found: str, wanted: str) -> None:
         assert {hit["corpus_id"] for hit in a["results"]} == {hit["corpus_id"] for hit in b["results"]}
         scores = {hit["corpus_id"]: hit["score"] for hit in a["results"]}
         for hit in b["results"]:
-            assert_close(scores[hit["corpus_id"]], hit["score"], 2e-5, "score")  # of Manhattan's, which are near 15
+            # measured: 9e-7 of a Manhattan score; where a text is compared with itself, 3.5e-4, a root of rounding
+            nothing = abs(hit["score"]) < 1e-3
+            assert_close(scores[hit["corpus_id"]], hit["score"], 1e-3 if nothing else 2e-6, "score", rtol=4e-6)
 
 
-def test_our_evaluator_takes_their_model_and_theirs_ours(model: SentenceTransformer, peer: Any) -> None:
-    evaluator = ours.EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES)
-    assert_close(evaluator(peer)["spearman_cosine"], evaluator(model)["spearman_cosine"], VALUES, "their model")
+def test_a_model_evaluates_itself(model: SentenceTransformer) -> None:
     result = model.evaluate(ours.TripletEvaluator(FIRST, SECOND, TEXTS[:40] * 2))
     assert 0 < result["cosine_accuracy"] < 1
 

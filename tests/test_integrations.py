@@ -152,11 +152,229 @@ def test_chroma_collection(weights_folder: Path, tmp_path: Path, model: Sentence
 # --- MTEB
 
 
+def metadata(kind: str, main_score: str) -> Any:
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    return TaskMetadata(
+        name=f"Tiny{kind}",
+        dataset={"path": "nowhere/none", "revision": "0"},
+        description="made up",
+        type=kind,
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score=main_score,
+        reference="https://example.org",
+        date=("2024-01-01", "2024-01-02"),
+        domains=[],
+        task_subtypes=[],
+        license="mit",
+        annotations_creators="derived",
+        dialect=[],
+        sample_creation="created",
+        bibtex_citation="",
+    )
+
+
+SUBJECTS = ["The cat", "A dog", "My neighbour", "The committee", "A small child", "The stock market", "An old ship"]
+VERBS = ["sleeps", "eats breakfast", "falls", "is late again", "sails home", "writes a letter", "sings", "grows"]
+SENTENCES = [f"{subject} {verb}." for subject in SUBJECTS for verb in VERBS]
+FIRST, SECOND = SENTENCES[:40], SENTENCES[7:47]
+HALVES = [int(text.split()[-1] in ("sleeps.", "falls.", "again.", "letter.")) for text in SENTENCES]
+SUMMARIES = [
+    {
+        "text": subject,
+        "human_summaries": SENTENCES[i : i + 3],
+        "machine_summaries": SENTENCES[i + 10 : i + 16],
+        "relevance": [1.0, 4.0, 2.0, 5.0, 3.0, 2.5],
+    }
+    for i, subject in enumerate(SUBJECTS)
+]
+
+
+def mteb_task(kind: str) -> Any:
+    """A task of the real MTEB on made-up data."""
+    from datasets import Dataset
+
+    def columns(**values: Any) -> Any:
+        return {"test": Dataset.from_dict(values)}
+
+    if kind == "STS":
+        from mteb.abstasks.sts import AbsTaskSTS as Base
+
+        data = columns(sentence1=FIRST, sentence2=SECOND, score=[float(i % 6) for i in range(40)])
+        more = {"min_score": 0, "max_score": 5}
+        main_score = "cosine_spearman"
+    elif kind == "PairClassification":
+        from mteb.abstasks.pair_classification import AbsTaskPairClassification as Base
+
+        data, more = columns(sentence1=FIRST, sentence2=SECOND, labels=HALVES[:40]), {}
+        main_score = "max_ap"
+    elif kind == "Classification":
+        from mteb.abstasks.classification import AbsTaskClassification as Base
+
+        data, more = columns(text=SENTENCES[40:], label=HALVES[40:]), {}
+        data["train"] = Dataset.from_dict({"text": SENTENCES[:40], "label": HALVES[:40]})
+        main_score = "accuracy"
+    elif kind == "Clustering":
+        from mteb.abstasks.clustering_legacy import AbsTaskClusteringLegacy as Base
+
+        labels = [text.split()[1] for text in SENTENCES]
+        data, more = columns(sentences=[SENTENCES, SENTENCES[:30]], labels=[labels, labels[:30]]), {}
+        main_score = "v_measure"
+    elif kind == "Summarization":
+        from mteb._evaluators.text.summarization_evaluator import DeprecatedSummarizationEvaluator
+        from mteb.abstasks.text.summarization import AbsTaskSummarization as Base
+
+        data = {"test": Dataset.from_list(SUMMARIES)}
+        more = {"min_score": 0, "max_score": 5, "evaluator": DeprecatedSummarizationEvaluator}
+        main_score = "cosine_spearman"
+    else:
+        from mteb.abstasks.retrieval import AbsTaskRetrieval as Base
+
+        corpus = [{"id": f"d{i}", "title": "", "text": text} for i, text in enumerate(SENTENCES)]
+        queries = [{"id": f"q{i}", "text": text} for i, text in enumerate(FIRST[::5])]
+        split = {
+            "corpus": Dataset.from_list(corpus),
+            "queries": Dataset.from_list(queries),
+            "relevant_docs": {f"q{i}": {f"d{(7 * i + j) % 56}": 1 + j % 2 for j in range(6)} for i in range(8)},
+            "top_ranked": None,
+        }
+        data, more = {"default": {"test": split}}, {}
+        main_score = "ndcg_at_10"
+
+    def load_data(self: Any, *_: Any, **__: Any) -> None:
+        self.dataset, self.data_loaded = data, True
+
+    body = {"metadata": metadata(kind, main_score), "load_data": load_data, **more}
+    return type(f"Tiny{kind}", (Base,), body)()
+
+
+def our_scores(kind: str, encode: Any) -> dict[str, float]:
+    """The same by minilm_np.evaluate."""
+    from minilm_np.evaluate import protocols
+
+    task = mteb_task(kind)
+    task.load_data()
+    data = task.dataset
+    if kind == "Retrieval":
+        data = data["default"]["test"]
+        corpus = [(row["id"], row["text"]) for row in data["corpus"]]
+        queries = {row["id"]: row["text"] for row in data["queries"]}
+        return protocols.retrieval(encode, corpus, queries, data["relevant_docs"])
+    test = data["test"]
+    if kind == "STS":
+        return protocols.sts(encode, test["sentence1"], test["sentence2"], test["score"])
+    if kind == "PairClassification":
+        return protocols.pair_classification(encode, test["sentence1"], test["sentence2"], test["labels"])
+    if kind == "Classification":
+        train, held_out = ((data[part]["text"], data[part]["label"]) for part in ("train", "test"))
+        return protocols.classification(encode, train, held_out)[0]
+    if kind == "Clustering":
+        return protocols.clustering(encode, zip(test["sentences"], test["labels"], strict=True))[0]
+    return protocols.summarization(encode, test)
+
+
+@pytest.mark.parametrize(
+    "kind", ["STS", "PairClassification", "Classification", "Clustering", "Retrieval", "Summarization"]
+)
+def test_our_protocols_are_mtebs(kind: str, model: SentenceTransformer) -> None:
+    """Every measure, against the real MTEB with the same encoder."""
+    mteb = framework("mteb")
+    framework("pytrec_eval")
+    from minilm_np.integrations.mteb import MiniLMEncoder
+
+    with warnings.catch_warnings(record=True):  # that its summarization has a bug; it is the card's
+        result = mteb.evaluate(MiniLMEncoder(model), mteb_task(kind), cache=None, show_progress_bar=False)
+    (theirs,) = result.task_results[0].scores["test"]
+    ours = our_scores(kind, lambda texts: model.encode(texts, truncation="ignore"))
+    compared = 0
+    for name, value in ours.items():
+        measure = name.replace("cos_sim", "cosine")  # as MTEB calls it now
+        if measure in theirs:
+            # a text may be in another batch: similarities differ by up to 3e-7
+            assert_close(value, 100 * theirs[measure], 1e-3, f"{kind}: {name}")
+            compared += 1
+    assert compared >= {"Clustering": 1, "Classification": 3, "Retrieval": 24, "Summarization": 4}.get(kind, 6)
+
+
+def test_the_cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data sets that the library itself has put there; nothing is asked of the hub."""
+    datasets = framework("datasets")
+    framework("pytrec_eval")
+    from minilm_np.evaluate import all_tasks, evaluate
+    from minilm_np.evaluate.data import Datasets, Files
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def keep(name: str, config: str, splits: dict[str, dict[str, list[Any]]]) -> None:
+        task = all_tasks()[name]
+
+        class Builder(datasets.GeneratorBasedBuilder):  # type: ignore[misc, name-defined]
+            BUILDER_CONFIGS = [datasets.BuilderConfig(config)]  # noqa: RUF012
+
+            def _info(self) -> Any:
+                return datasets.DatasetInfo()
+
+            def _split_generators(self, _: Any) -> Any:
+                return [datasets.SplitGenerator(split, {"rows": rows}) for split, rows in splits.items()]
+
+            def _generate_examples(self, rows: Any) -> Any:
+                names = list(rows)
+                yield from enumerate(dict(zip(names, row, strict=True)) for row in zip(*rows.values(), strict=True))
+
+        builder = Builder(
+            cache_dir=str(tmp_path / "cache"),
+            dataset_name=task.dataset.split("/")[1],  # type: ignore[union-attr]
+            repo_id=task.dataset,
+            config_name=config,
+            hash=task.revision,
+        )
+        builder.download_and_prepare()
+
+    gold = [float(i % 6) for i in range(40)]
+    keep(
+        "STS12", "default", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}, "test_other": {"x": [1]}}
+    )
+    keep(
+        "TwitterURLCorpus", "default", {"test": {"sentence1": [FIRST], "sentence2": [SECOND], "labels": [HALVES[:40]]}}
+    )
+    keep("STS17.en-en", "en-en", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}})
+    keep("NFCorpus", "corpus", {"corpus": {"_id": ["a", "b"], "title": ["", "t"], "text": FIRST[:2]}})
+    keep("NFCorpus", "queries", {"queries": {"_id": ["q"], "text": SECOND[:1]}})
+    keep("NFCorpus", "default", {"test": {"query-id": ["q"], "corpus-id": ["b"], "score": [1]}})
+
+    def no_network(*_: object) -> None:
+        raise AssertionError("the network is used")
+
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    source = Datasets()
+    assert [name for name, task in all_tasks().items() if source.has(task)] == [
+        "NFCorpus",
+        "STS12",
+        "STS17.en-en",
+        "TwitterURLCorpus",
+    ]
+
+    def encode(texts: list[str]) -> Any:
+        return np.stack([np.cos(np.arange(9) * len(text) + ord(text[4])) for text in texts])
+
+    lines = ["sentence1\tsentence2\tscore"]
+    lines += [f"{a}\t{b}\t{score}" for a, b, score in zip(FIRST, SECOND, gold, strict=True)]
+    (tmp_path / "STS12.tsv").write_text("\n".join(lines))
+    assert evaluate(encode, "STS12").scores == evaluate(encode, "STS12", Files(tmp_path)).scores
+    assert evaluate(encode, "STS17.en-en").scores == evaluate(encode, "STS12").scores
+    assert evaluate(encode, "TwitterURLCorpus").texts == len({*FIRST, *SECOND})
+    assert evaluate(encode, "NFCorpus").scores["recall_at_10"] == 100
+    with pytest.raises(
+        ValueError, match=r"STS13: no data in the cache of datasets, .*; wanted mteb/sts13-sts, revision"
+    ):
+        evaluate(encode, "STS13")
+
+
 def test_mteb(model: SentenceTransformer) -> None:
     mteb = framework("mteb")
     from datasets import Dataset
     from mteb.abstasks.sts import AbsTaskSTS
-    from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.models.models_protocols import EncoderProtocol
     from scipy.stats import spearmanr
 
@@ -165,24 +383,7 @@ def test_mteb(model: SentenceTransformer) -> None:
     pairs = [("a cat", "a kitten", 5.0), ("a cat", "a dog", 3.0), ("a cat", "stock markets fell", 0.0), ("x", "x", 4.9)]
 
     class Tiny(AbsTaskSTS):  # type: ignore[misc]
-        metadata = TaskMetadata(
-            name="TinySTS",
-            dataset={"path": "nowhere/none", "revision": "0"},
-            description="four pairs",
-            type="STS",
-            eval_splits=["test"],
-            eval_langs=["eng-Latn"],
-            main_score="cosine_spearman",
-            reference="https://example.org",
-            date=("2024-01-01", "2024-01-02"),
-            domains=[],
-            task_subtypes=[],
-            license="mit",
-            annotations_creators="derived",
-            dialect=[],
-            sample_creation="created",
-            bibtex_citation="",
-        )
+        metadata = metadata("STS", "cosine_spearman")
         min_score, max_score = 0, 5
 
         def load_data(self, *_: Any, **__: Any) -> None:

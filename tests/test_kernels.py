@@ -476,25 +476,42 @@ def test_chunks_hold_every_text_once_and_are_about_equal(threads: int, limit: in
             assert limit == 1 or len(chunks) % threads == 0
 
 
-@needs_jit
-def test_vectors_of_eight(tmp_path: Path) -> None:
-    """What a CPU without AVX-512 runs: the operations again, in a process that is told there is none."""
-    if W == 8:
-        pytest.skip("this CPU runs vectors of eight anyway")
-    code = """
+OTHER_WIDTH = """
 import sys
-import llvmlite.binding, pytest
-features = llvmlite.binding.get_host_cpu_features()
-features.update({name: False for name in features if name.startswith("avx512")})
-llvmlite.binding.get_host_cpu_features = lambda: features
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "linear or layer_norm or attention or exact or pool",
-                      sys.argv[1]]))
+import llvmlite.binding, numpy, pytest
+have = llvmlite.binding.get_host_cpu_features()
+if have.get("avx512f"):
+    have.update({name: False for name in have if name.startswith("avx512")})
+else:
+    class Claims(type(have)):  # what is compiled for stays the same: LLVM makes two registers of one vector
+        def get(self, name):
+            return name == "avx512f"
+    have = Claims(have)
+llvmlite.binding.get_host_cpu_features = lambda: have
+vectors, texts, folder, test, chosen = sys.argv[1:]
+failed = pytest.main(["-q", "-p", "no:cacheprovider", "-k", chosen, test])  # first: it rewrites what it imports
+from minilm_np import SentenceTransformer
+from minilm_np.kernels import simd
+numpy.save(vectors, SentenceTransformer(folder, backend="numba").encode(open(texts).read().split("|")))
+print("width", simd.WIDTH)
+sys.exit(failed)
 """
+
+
+@needs_jit
+def test_another_width_gives_the_same_bits(weights_folder: Path, tmp_path: Path) -> None:
+    """What a CPU with AVX-512, or without, runs: a process that takes itself for one."""
+    texts = ["Yes.", "", "A man is eating food. " * 3, "how do i reset my password", "long " * 300] * 3
+    (tmp_path / "texts").write_text("|".join(texts))
+    arguments = [str(tmp_path / name) for name in ("vectors.npy", "texts")]
+    arguments += [str(weights_folder), __file__, "linear or layer_norm or attention or exact or pool"]
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", code, __file__]
+    command = [sys.executable, "-c", OTHER_WIDTH, *arguments]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stdout[-2000:]
-    assert " passed" in run.stdout
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    assert f"width {24 - W}\n" in run.stdout and " passed" in run.stdout
+    ours = SentenceTransformer(weights_folder, backend="numba").encode(texts, truncation="ignore")
+    assert np.array_equal(ours, np.load(tmp_path / "vectors.npy"))
 
 
 # --- threads

@@ -1,4 +1,4 @@
-"""MTEB 2: an encoder for `mteb.evaluate`. Needs mteb."""
+"""MTEB 2: an encoder for `mteb.evaluate`. Needs mteb, which needs PyTorch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy.typing as npt
+import torch
 from mteb.models import ModelMeta
 
 from minilm_np.sentence_transformer import SentenceTransformer
@@ -33,11 +34,14 @@ class MiniLMEncoder:
         result: Array = encode(texts, truncation="ignore")
         return result.reshape(len(texts), self.model.get_embedding_dimension())
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Array:
-        return self.model.similarity(embeddings1, embeddings2)
+    # Tensors, since MTEB's summarization calls float() on what it gets for two vectors: one of shape (1, 1) can be that
+    # as a tensor, not as an array.
 
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Array:
-        return self.model.similarity_pairwise(embeddings1, embeddings2)
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        return torch.from_numpy(self.model.similarity(embeddings1, embeddings2))
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        return torch.from_numpy(self.model.similarity_pairwise(embeddings1, embeddings2))
 
     @property
     def mteb_model_meta(self) -> Any:
