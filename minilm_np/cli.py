@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -116,8 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument("tasks", nargs="*", metavar="TASK", help="rows of the card (default: all that have data)")
     evaluation.add_argument("--list", action="store_true", help="show the card's 95 rows and the formats of data")
     evaluation.add_argument("--data", type=Path, metavar="DIR", help="default: what the datasets library has cached")
-    evaluation.add_argument("--backend", default="auto", metavar="B", help="auto, numba or numpy (default: auto)")
-    evaluation.add_argument("--dtype", default="float32", metavar="D", help="float32 or float64 (default: float32)")
+    evaluation.add_argument("--backend", metavar="B", help="auto, numba or numpy (default: auto)")
+    evaluation.add_argument("--dtype", metavar="D", help="float32 or float64 (default: float32)")
     evaluation.add_argument(
         "--encoder",
         metavar="TARGET",
@@ -249,6 +250,8 @@ def _crosscheck(arguments: argparse.Namespace) -> int:
         raise ValueError("TARGET: found none, wanted a backend (see --help), or --texts")
     if arguments.corpus is not None:
         return _equivalence(arguments)
+    if arguments.against is not None:
+        raise ValueError("--against: found it without --corpus; wanted both")
     target = _target(arguments.target, arguments)
     if callable(target):
         report = crosscheck(target, causes=not arguments.no_causes)
@@ -285,8 +288,12 @@ def _target(name: str, arguments: argparse.Namespace) -> Any:
 
 
 def _equivalence(arguments: argparse.Namespace) -> int:
+    from minilm_np.crosscheck.compare import encode_in_batches
     from minilm_np.crosscheck.corpus import equivalence
 
+    for option in ("junit", "plot"):
+        if getattr(arguments, option) is not None:
+            raise ValueError(f"--{option}: found it with --corpus, which has only --json")
     if arguments.k < 1:
         raise ValueError(f"-k: found {arguments.k}, wanted 1 or more")
     texts = _read_lines(arguments.corpus)
@@ -298,13 +305,16 @@ def _equivalence(arguments: argparse.Namespace) -> int:
             return _load(argparse.Namespace(model=None), len(texts)).encode(texts, truncation="ignore")
         encode = _target(name, arguments)
         if not callable(encode):
+            if "sentence_embedding" not in encode:
+                raise ValueError(f"{name}: found {', '.join(encode) or 'nothing'}, wanted sentence_embedding")
             return encode["sentence_embedding"]
-        import numpy as np
-
-        return np.concatenate([np.asarray(encode(texts[i : i + 32])) for i in range(0, len(texts), 32)])
+        return encode_in_batches(name, encode, [texts[i : i + 32] for i in range(0, len(texts), 32)])
 
     found = equivalence(embed(arguments.against), embed(arguments.target), k=arguments.k, threshold=arguments.threshold)
-    print(json.dumps(found.to_dict(), indent=1) if str(arguments.json) == "-" else found)
+    written = json.dumps(found.to_dict(), indent=1)
+    if arguments.json is not None and str(arguments.json) != "-":
+        _write_atomically(arguments.json, lambda file: _write_text(file, written))
+    print(written if str(arguments.json) == "-" else found)
     return 0 if found.go else 1
 
 
@@ -315,31 +325,42 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     named = [task_named(name) for name in arguments.tasks]
     if arguments.list:
-        shown = data.Files(arguments.data) if arguments.data else None
+        shown: data.Source | None = None
+        with contextlib.suppress(ImportError):
+            shown = data.Files(arguments.data) if arguments.data else data.Datasets()
         print(report.listing(named or all_tasks().values(), shown))
         return 0
     source: data.Source = data.Files(arguments.data) if arguments.data else data.Datasets()
     chosen = named or [task for task in all_tasks().values() if source.has(task)]
     if not chosen:
         raise ValueError(f"--data: {arguments.data or 'the cache of datasets'} has no data of any task; see --list")
+    for task in named:  # before hours of work
+        data.check(source, task)
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise ValueError(f"--json: {arguments.json.parent} is not a folder")
     encode, batch_size, encoder = _encoder(arguments)
     from tqdm import tqdm
 
     results = []
-    for task in chosen:
-        with tqdm(desc=task.name, unit=" texts", leave=False, disable=not sys.stderr.isatty()) as bar:
-            results.append(evaluate(encode, task, source, batch_size=batch_size, on_texts=bar.update))
+    try:
+        for task in chosen:
+            with tqdm(desc=task.name, unit=" texts", leave=False, disable=not sys.stderr.isatty()) as bar:
+                results.append(evaluate(encode, task, source, batch_size=batch_size, on_texts=bar.update))
+    except BaseException:
+        if results:
+            print(report.table(results, all_measures=arguments.measures))  # what is finished is not lost
+        raise
     found = json.dumps({"encoder": encoder, "results": [result.to_dict() for result in results]}, indent=1)
+    print(found if str(arguments.json) == "-" else report.table(results, all_measures=arguments.measures))
     if arguments.json is not None and str(arguments.json) != "-":
         _write_atomically(arguments.json, lambda file: _write_text(file, found))
-    print(found if str(arguments.json) == "-" else report.table(results, all_measures=arguments.measures))
     return 1 if any(result.verdict() == "differs" for result in results) else 0
 
 
 def _encoder(arguments: argparse.Namespace) -> tuple[Any, int, dict[str, Any]]:
     """What to evaluate, how many texts it gets at once, and what it is."""
     if arguments.encoder is not None:
-        for option in ("cache", "model"):
+        for option in ("cache", "model", "backend", "dtype"):
             if getattr(arguments, option) is not None:
                 raise ValueError(f"--{option}: found it with --encoder; wanted one of the two")
         encode = _target(arguments.encoder, arguments)
@@ -351,7 +372,7 @@ def _encoder(arguments: argparse.Namespace) -> tuple[Any, int, dict[str, Any]]:
     from minilm_np import SentenceTransformer, __version__
     from minilm_np.evaluate.cache import cached, fingerprint
 
-    options = {"backend": arguments.backend, "dtype": arguments.dtype}
+    options: dict[str, Any] = {"backend": arguments.backend or "auto", "dtype": arguments.dtype or "float32"}
     model = SentenceTransformer(*([] if arguments.model is None else [arguments.model]), **options)
     found = {
         "model": arguments.model or "sentence-transformers/all-MiniLM-L6-v2",

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -271,6 +272,27 @@ def test_two_mistakes_are_named() -> None:
     assert report.causes[0].name == "gelu-tanh + truncation-128" and report.causes[0].fits, report
 
 
+def test_two_mistakes_of_which_one_shows_in_few_texts_are_named() -> None:
+    report = crosscheck(made_with("fp16-weights", "accents-kept"))
+    assert report.causes[0].name == "accents-kept + fp16-weights" and report.causes[0].fits, report
+
+
+def test_final_vectors_among_the_stages_are_those_of_some_texts() -> None:
+    names = ["pooled", "sentence_embedding"]
+    mistake = next(m for m in catalogue() if m.name == "pooling-cls")
+    run = simulator().run(mistake.apply(), stage_texts(), [range(len(STAGE_ROWS))], names)
+    report = crosscheck(stages=run.stages)
+    assert report.first_divergence == "pooled" and report.causes[0].name == "pooling-cls", report
+    assert crosscheck(stages={"sentence_embedding": run.stages["sentence_embedding"]}).causes[0].name == "pooling-cls"
+
+
+def test_a_stage_of_another_shape_is_explained_by_nothing() -> None:
+    right = truth().of("embeddings", STAGE_ROWS)
+    stages = {"embeddings": [np.zeros((0, 384)) if len(one) == 2 else one for one in right]}
+    report = crosscheck(stages=stages)
+    assert not report.ok and report.causes == []
+
+
 def test_a_mistake_that_only_a_stage_shows_is_named() -> None:
     mistake = next(m for m in catalogue() if m.name == "bias-dropped-key-layer-2")
     names = stage_names(truth().checkpoint.config)
@@ -343,6 +365,11 @@ def test_an_answer_that_cannot_be_compared(encode: Any, message: str) -> None:
         ({}, "wanted a mapping of at least one"),
         ({"layer.0": np.zeros((3, 3))}, "found 'layer.0', wanted names such as"),
         ({"pooled": np.zeros((3, 3))}, r"found shape \(3, 3\); wanted a list of"),
+        (
+            {"last_hidden_state": [], "token_embeddings": []},
+            "'token_embeddings' is another name of encoder.layer.5.output",
+        ),
+        ({"pooled": [[[1.0], [1.0, 2.0]]] * len(STAGE_ROWS)}, r"stages\['pooled'\]\[0\]: wanted numbers"),
         ({"token_ids": [[1.5]]}, "token_ids: wanted a list of"),
         (lambda texts: 1 / 0, "stages: raised ZeroDivisionError"),
     ],
@@ -440,6 +467,22 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
         read_dump(tmp_path / "a.npy")
 
 
+def test_a_damaged_or_enormous_archive_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "a.npz", pooled=np.arange(40000.0))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 50] = b"x" * 50
+    (tmp_path / "b.npz").write_bytes(data)
+    with pytest.raises(CannotCompareError, match=r"b\.npz: not a valid \.npz file"):
+        read_dump(tmp_path / "b.npz")
+    monkeypatch.setattr("minilm_np.crosscheck.backends.LARGEST_FILE", 300000)
+    assert (tmp_path / "a.npz").stat().st_size < 300000
+    with pytest.raises(CannotCompareError, match=r"a\.npz: found 320\d\d\d bytes unpacked, wanted at most 300000"):
+        read_dump(tmp_path / "a.npz")
+    (tmp_path / "c.json").write_text("5")
+    with pytest.raises(CannotCompareError, match=r"c\.json: found 5, wanted a vector for each text"):
+        read_dump(tmp_path / "c.json")
+
+
 # --- endpoints
 
 
@@ -532,6 +575,22 @@ def drip(handler: Any, _: Any) -> None:
         time.sleep(0.05)
 
 
+def drip_headers(handler: Any, _: Any) -> None:
+    for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 60:
+        handler.wfile.write(bytes([byte]))
+        handler.wfile.flush()
+        time.sleep(0.05)
+
+
+def drip_an_error(handler: Any, _: Any) -> None:
+    handler.send_response(500)
+    handler.end_headers()
+    for _step in range(60):
+        handler.wfile.write(b"e")
+        handler.wfile.flush()
+        time.sleep(0.05)
+
+
 def huge(handler: Any, _: Any) -> None:
     handler.send_response(200)
     handler.end_headers()
@@ -553,6 +612,8 @@ def answering(text: str, kind: str = "application/json", code: int = 200) -> Cal
 HOSTILE: list[tuple[Callable[[Any, Any], None], str]] = [
     (hang, "no whole answer within 0.5 s"),
     (drip, "no whole answer within 0.5 s"),
+    (drip_headers, "no whole answer within 0.5 s"),
+    (drip_an_error, "no whole answer within 0.5 s"),
     (huge, "more than 67108864 bytes"),
     (short, "wanted JSON"),
     (answering("<html>login</html>", "text/html"), "found text/html '<html>login</html>', wanted JSON"),
@@ -671,6 +732,8 @@ def test_equivalence_counts_what_changes() -> None:
     assert [(i, j) for i, j, *_ in found.crossings] == pairs and found.crossing_pairs == len(pairs) > 0
     assert found.flipped == flipped > 0 and found.neighbours == 150 and not found.go
     assert_close(found.worst_margin, margin, 1e-12, "margin")
+    lines = np.ones((3, 8))  # the same thrice: cosines that are 1 but for rounding
+    assert equivalence(lines, lines + 1e-9 * rng.standard_normal(lines.shape), threshold=1.0).go
     with pytest.raises(CannotCompareError, match="found 30 and 29 vectors"):
         equivalence(first, second[1:])
     with pytest.raises(CannotCompareError, match="second: vector 0 is zero"):
@@ -689,6 +752,22 @@ def test_equivalence_on_the_command_line(
     assert main(["crosscheck", str(tmp_path / "wrong.npy"), *corpus, "--json", "-"]) == 1
     output = capsys.readouterr().out
     assert output.startswith("GO") and json.loads(output[output.index("{") :])["go"] is False
+    assert main(["crosscheck", str(tmp_path / "right.npy"), *corpus, "--json", str(tmp_path / "out.json")]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["go"] is True
+    np.savez(tmp_path / "other.npz", np.zeros((len(lines), 384)))
+    (tmp_path / "backend_that_raises.py").write_text("def encode(texts): raise KeyError('x')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    capsys.readouterr()
+    for arguments, message in (
+        ([str(tmp_path / "other.npz"), *corpus], "found arr_0, wanted sentence_embedding"),
+        (["backend_that_raises:encode", *corpus], "batch 0: raised KeyError"),
+        ([str(tmp_path / "right.npy"), *corpus, "--junit", "x.xml"], "--junit: found it with --corpus"),
+        ([str(tmp_path / "right.npy"), "--against", "x"], "--against: found it without --corpus"),
+    ):
+        assert main(["crosscheck", *arguments]) == 2
+        captured = capsys.readouterr()
+        assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
 
 
 # --- pytest
@@ -730,5 +809,7 @@ def test_the_numbers_in_the_docs_are_those_of_the_code() -> None:
     assert f"{tolerance('sentence_embedding'):.1e} on the final vectors" in page
     assert K == 4 and "four times" in page and "four times" in (docs / "goldens.md").read_text(encoding="utf-8")
     matrix = page.split("<!-- confusion:begin -->")[1]
-    known = {mistake.name for mistake in catalogue()}
-    assert {row.split(" | ")[0].removeprefix("| ") for row in matrix.splitlines() if ".0e" in row} <= known
+    made = [row.split(" | ") for row in matrix.splitlines() if re.search(r"\d\.\de[+-]\d\d \|$", row)]
+    assert len(made) > 180 and {row[0].removeprefix("| ") for row in made} <= {mistake.name for mistake in catalogue()}
+    first = sum(row[0] == f"| {row[1]}" for row in made)
+    assert matrix.startswith(f"\n{first} of {len(made)} mistakes made in PyTorch are named first.")

@@ -335,9 +335,7 @@ def test_the_cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     keep(
         "STS12", "default", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}, "test_other": {"x": [1]}}
     )
-    keep(
-        "TwitterURLCorpus", "default", {"test": {"sentence1": [FIRST], "sentence2": [SECOND], "labels": [HALVES[:40]]}}
-    )
+    keep("TwitterURLCorpus", "default", {"test": {"sent1": [FIRST], "sent2": [SECOND], "labels": [HALVES[:40]]}})
     keep("STS17.en-en", "en-en", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}})
     keep("NFCorpus", "corpus", {"corpus": {"_id": ["a", "b"], "title": ["", "t"], "text": FIRST[:2]}})
     keep("NFCorpus", "queries", {"queries": {"_id": ["q"], "text": SECOND[:1]}})
@@ -396,3 +394,18 @@ def test_mteb(model: SentenceTransformer) -> None:
     a, b = (model.encode([pair[i] for pair in pairs]) for i in range(2))
     wanted = spearmanr((a * b).sum(axis=1), [pair[2] for pair in pairs]).statistic
     assert abs(result.task_results[0].get_score() - wanted) < 1e-6
+
+
+def test_mteb_never_takes_another_models_results(model: SentenceTransformer, tmp_path: Path) -> None:
+    mteb = framework("mteb")
+    from minilm_np.integrations.mteb import MiniLMEncoder
+
+    cache = mteb.ResultCache(tmp_path)
+    small = SentenceTransformer(model.place.folder, backend="numpy", truncate_dim=8)
+    scores = []
+    for one in (model, small, model):
+        encoder = MiniLMEncoder(one)
+        assert encoder.mteb_model_meta.name == "minilm_np/all-MiniLM-L6-v2"
+        result = mteb.evaluate(encoder, mteb_task("STS"), cache=cache, show_progress_bar=False)
+        scores.append(result.task_results[0].get_score())
+    assert abs(scores[0] - scores[2]) < 1e-5 < abs(scores[0] - scores[1])  # what is kept has six digits

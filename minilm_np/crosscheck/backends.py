@@ -10,12 +10,15 @@ import base64
 import http.client
 import importlib
 import json
+import queue
 import sys
-import time
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from minilm_np.model import Array
 
 LARGEST_FILE = 2**30  # bytes
 LARGEST_ANSWER = 2**26
+ONNX_OUTPUTS = ("sentence_embedding", "last_hidden_state", "token_embeddings")
 SUFFIXES = (".npy", ".npz", ".safetensors", ".json", ".jsonl")
 
 
@@ -67,18 +71,24 @@ def read_dump(path: Path) -> dict[str, Any]:
         raise CannotCompareError(f"{path}: {error.strerror or error}") from None
     except CannotCompareError:
         raise
-    except (ValueError, TypeError, KeyError, RecursionError, WeightsError, EOFError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, RuntimeError, WeightsError, EOFError, zlib.error) as error:
         raise CannotCompareError(f"{path}: not a valid {path.suffix} file: {_line(error)}") from None
-    return _of_cases(path, found) if isinstance(found, Mapping) else {FINAL: found}
+    if isinstance(found, Mapping):
+        return _of_cases(path, found)
+    if not isinstance(found, list) and np.ndim(found) == 0:
+        raise CannotCompareError(f"{path}: found {_line(found)[:60]}, wanted a vector for each text")
+    return {FINAL: found}
 
 
 def _read(path: Path) -> Any:
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
     if path.suffix == ".npz":
-        import zipfile
-
         try:
+            with zipfile.ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            if size > LARGEST_FILE:
+                raise CannotCompareError(f"{path}: found {size} bytes unpacked, wanted at most {LARGEST_FILE}")
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except zipfile.BadZipFile as error:
@@ -148,7 +158,39 @@ def _post(url: str, body: dict[str, Any], key: str | None, timeout: float) -> An
     if key:
         headers["Authorization"] = f"Bearer {key}"
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    deadline = time.monotonic() + timeout
+    try:
+        kind, data = _within(timeout, lambda: _exchange(url, request, timeout))
+    except TimeoutError:
+        raise CannotCompareError(f"{url}: no whole answer within {timeout:g} s") from None
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        start = _line(data[:60].decode(errors="replace"))
+        raise CannotCompareError(f"{url}: found {kind} {start!r}, wanted JSON") from None
+
+
+def _within(timeout: float, exchange: Callable[[], Any]) -> Any:
+    """What `exchange` returns or raises. A socket's own time-out begins anew with each byte; this one does not."""
+    outcome: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+
+    def run() -> None:
+        try:
+            outcome.put((exchange(), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        value, error = outcome.get(timeout=timeout)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return value
+
+
+def _exchange(url: str, request: urllib.request.Request, timeout: float) -> tuple[str, bytes]:
+    """Content type and body."""
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
             data = bytearray()
@@ -156,25 +198,18 @@ def _post(url: str, body: dict[str, Any], key: str | None, timeout: float) -> An
                 data += block
                 if len(data) > LARGEST_ANSWER:
                     raise CannotCompareError(f"{url}: the answer has more than {LARGEST_ANSWER} bytes")
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-            kind = response.headers.get_content_type()
+            return response.headers.get_content_type(), bytes(data)
     except urllib.error.HTTPError as error:
-        raise CannotCompareError(
-            f"{url}: HTTP {error.code}: {_line(error.read(300).decode(errors='replace'))}"
-        ) from None
+        with error:
+            start = error.read(300).decode(errors="replace")
+        raise CannotCompareError(f"{url}: HTTP {error.code}: {_line(start)}") from None
     except TimeoutError:
-        raise CannotCompareError(f"{url}: no whole answer within {timeout:g} s") from None
+        raise
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
-            raise CannotCompareError(f"{url}: no whole answer within {timeout:g} s") from None
+            raise reason from None
         raise CannotCompareError(f"{url}: {_line(reason) or type(reason).__name__}") from None
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        start = _line(data[:60].decode(errors="replace"))
-        raise CannotCompareError(f"{url}: found {kind} {start!r}, wanted JSON") from None
 
 
 def _open_ai(url: str, answer: Any) -> list[Any]:
@@ -240,6 +275,11 @@ def onnx_file(path: Path) -> Encode:
     unknown = sorted(set(names) - {"input_ids", "attention_mask", "token_type_ids"})
     if unknown or "input_ids" not in names:
         raise CannotCompareError(f"{path}: found inputs {names}, wanted input_ids, attention_mask, token_type_ids")
+    outputs = [entry.name for entry in session.get_outputs()]
+    # the usual exports' names; a BERT's pooler_output is no sentence embedding
+    wanted = next((name for name in ONNX_OUTPUTS if name in outputs), outputs[0] if len(outputs) == 1 else None)
+    if wanted is None or wanted == "pooler_output":
+        raise CannotCompareError(f"{path}: found outputs {outputs}, wanted one of {list(ONNX_OUTPUTS)}, or one output")
     checkpoint = truth().checkpoint
     tokenizer = Tokenizer(checkpoint.folder / "tokenizer.json", checkpoint.config.max_seq_length)
 
@@ -250,11 +290,10 @@ def onnx_file(path: Path) -> Encode:
         ids = np.zeros(mask.shape, np.int64)
         ids[mask] = tokens.token_ids
         inputs = {"input_ids": ids, "attention_mask": mask.astype(np.int64), "token_type_ids": np.zeros_like(ids)}
-        outputs = session.run(None, {name: inputs[name] for name in names})
-        final = next((output for output in outputs if output.ndim == 2), None)
-        if final is not None:
-            return final
-        hidden_states = outputs[0].astype(np.float64)
+        (output,) = session.run([wanted], {name: inputs[name] for name in names})
+        if output.ndim == 2:
+            return output
+        hidden_states = output.astype(np.float64)
         pooled = (hidden_states * mask[:, :, None]).sum(axis=1) / lengths[:, None]
         return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
 

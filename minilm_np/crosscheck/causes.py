@@ -19,9 +19,10 @@ from minilm_np.model import Array
 
 FITS = 3.0  # tolerances: the backend rounds, and so does the float32 run that it is compared with
 CANDIDATE = 0.5  # a mistake that explains less is not named
+HOPELESS = 0.25  # one that explains less of one text, or of a few, is not tried on more
 BEAM = 4  # mistakes that are tried together with every other
 SHORT = 20  # word pieces
-SHORT_TEXTS = 16  # on which a mistake is tried first
+SHOWS_IN_SOME = {"max_seq_length", "pad_to"}  # decisions that are seen in long texts, or beside them
 FULL = 6  # the best on few texts are tried on all
 
 
@@ -130,7 +131,7 @@ class Search:
                 if 1 - cause.explained < (1 - best) / 2:
                     singles.append((made, cause))
         found = [cause for _, cause in singles]
-        self.closest = max(found, key=lambda cause: cause.explained)
+        self.closest = max(found, key=lambda cause: cause.explained, default=None)
         fitting = [cause for made, cause in singles if cause.fits and not self._contradicted(made)]
         if fitting:
             return sorted(fitting, key=lambda cause: [self.rank[name] for name in cause.name.split(" + ")])
@@ -159,40 +160,51 @@ class Search:
 
     def _best(self, tries: Iterator[Made]) -> list[tuple[Made, Cause]]:
         """The tries that explain most of a few texts, tried on all, the best first."""
-        ranking, spoiling = [], []
+        ranking: list[tuple[Cause, Made]] = []
+        hopeless: list[tuple[float, Made]] = []
         for made in tries:
-            if len(made) == 1 and self._spoils(made):
-                spoiling.append(made)
-                continue
-            quick = [self._quick(made, evidence) for evidence in self.evidence]
-            ranking.append((self._judge(made, quick), made))
+            share = min(self._share_of_one(made, one) for one in self.evidence)
+            if share > HOPELESS:
+                cause = self._judge(made, [self._quick(made, one) for one in self.evidence])
+                share = cause.explained
+            if share > HOPELESS:
+                ranking.append((cause, made))
+            else:
+                hopeless.append((share, made))
         ranking.sort(key=lambda entry: (-entry[0].explained, entry[0].remaining))
-        fitting = [made for cause, made in ranking if cause.fits]
-        chosen = (fitting or [made for _, made in ranking] or spoiling)[:FULL]
-        full = [(made, self._judge(made, self.evidence)) for made in chosen]
+        hopeless.sort(key=lambda entry: -entry[0])
+        fitting = [made for cause, made in ranking if cause.fits][: 2 * FULL]
+        full = [(made, self._judge(made, self.evidence)) for made in fitting]
+        if not any(cause.fits for _, cause in full):
+            others = [made for cause, made in ranking if not cause.fits][:FULL]
+            # if there are none, the best all the same: for the report to say how little they explain, and for the pairs
+            others = others if fitting or others else [made for _, made in hopeless[:BEAM]]
+            full += [(made, self._judge(made, self.evidence)) for made in others]
         return sorted(full, key=lambda entry: -entry[1].explained)
 
-    def _spoils(self, made: Made) -> bool:
-        """Whether this mistake would have changed a text that is right. Asked of the same texts for every backend,
-        so that the answer is computed once: a backend that is wrong on few texts is explained 10 times sooner.
+    def _share_of_one(self, made: Made, evidence: Evidence) -> float:
+        """How much these mistakes explain of one short text that is wrong: most of them little, and that is quick.
+        1 if one text says nothing of the others.
         """
-        if any(mistake.of_batches or dict(mistake.change).keys() & {"max_seq_length", "pad_to"} for mistake in made):
-            return False  # what it does depends on other texts, or shows in long ones
-        variant = variant_of(made)
-        for one in self.evidence:
-            short = [place for place, row in enumerate(one.rows) if len(self.token_ids[row]) <= SHORT][:SHORT_TEXTS]
-            some = one.some([short])
-            if all(_left(f, w, some) > 1 for f, w in zip(some.found, some.wanted, strict=True)):
-                continue
-            for found, wanted, value in zip(some.found, some.wanted, self._make(variant, some), strict=True):
-                if _left(found, wanted, some) <= 1 and _left(found, value, some) > FITS:
-                    return True
-        return False
+        fields = {field for mistake in made for field, _ in mistake.change}
+        if any(mistake.of_batches for mistake in made) or fields & SHOWS_IN_SOME:
+            return 1.0
+        short = (place for place, row in enumerate(evidence.rows) if len(self.token_ids[row]) <= SHORT)
+        wrong = next((place for place in short if self._differs(evidence, place)), None)
+        if wrong is None:
+            return 1.0
+        one, variant = evidence.some([[wrong]]), variant_of(made)
+        values = self._make(variant, one)
+        return 1.0 if _left(one.wanted[0], values[0], evidence) <= 1 else self._share(variant, one, values)
+
+    @staticmethod
+    def _differs(evidence: Evidence, place: int) -> bool:
+        return _left(evidence.found[place], evidence.wanted[place], evidence) > 1
 
     def _quick(self, made: Made, evidence: Evidence) -> Evidence:
         """Texts enough to see whether mistakes are worth trying on all: those that are wrong first, then others."""
         lengths = [len(self.token_ids[row]) for row in evidence.rows]
-        differs = [_left(f, w, evidence) > 1 for f, w in zip(evidence.found, evidence.wanted, strict=True)]
+        differs = [self._differs(evidence, place) for place in range(len(lengths))]
         short = [place for place, length in enumerate(lengths) if length <= SHORT]
         short.sort(key=lambda place: not differs[place])
         fields = {field for mistake in made for field, _ in mistake.change}
@@ -206,7 +218,7 @@ class Search:
                 return evidence.some(batches[: 2 if len(made) == 1 else 1])
             # all in one batch: padding goes by the longest, so with it a few will do; an order needs them all
             return evidence if "rows" in fields else evidence.some([[int(np.argmax(lengths)), *short[:3]]])
-        some = 3 if "pad_to" in fields else SHORT_TEXTS if len(made) == 1 else 6
+        some = 3 if "pad_to" in fields else 16 if len(made) == 1 else 6
         return evidence.some([short[:some]]) if short else evidence
 
     def _judge(self, made: Made, evidence: Sequence[Evidence]) -> Cause:
@@ -237,7 +249,7 @@ class Search:
             return sum(_distance(x, y, evidence.stage) for x, y in zip(a, b, strict=True))
 
         whole, left = distance(evidence.found, evidence.wanted), distance(evidence.found, values)
-        if not np.isfinite(left):
+        if not np.isfinite(left) or whole == 0:
             return 0.0
         if variant.activations == "float32" or left >= whole:
             return 1 - left / whole

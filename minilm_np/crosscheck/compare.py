@@ -123,16 +123,20 @@ def _embeddings(encode: Any, n: int) -> tuple[Array, list[list[int]]]:
         found = _array("encode", encode)
         _check_rows("encode", found, n)
         return found, [list(range(n))]
+    return encode_in_batches("encode", encode, probe_batches()), batches()
+
+
+def encode_in_batches(name: str, encode: Encode, texts: Iterable[list[str]]) -> Array:
+    """A backend's vectors (n, D), float64, asked for batch by batch; CannotCompareError if it gives anything else."""
     parts: list[Array] = []
-    together = batches()
-    for number, batch in enumerate(together):
-        name = f"encode, batch {number}"
-        part = _array(name, _call(name, encode, [TEXTS[row] for row in batch]))
-        _check_rows(name, part, len(batch))
+    for number, batch in enumerate(texts):
+        what = f"{name}, batch {number}"
+        part = _array(what, _call(what, encode, list(batch)))
+        _check_rows(what, part, len(batch))
         if parts and part.shape[1] != parts[0].shape[1]:
-            raise CannotCompareError(f"{name}: found {part.shape[1]} dimensions, wanted {parts[0].shape[1]} as before")
+            raise CannotCompareError(f"{what}: found {part.shape[1]} dimensions, wanted {parts[0].shape[1]} as before")
         parts.append(part)
-    return np.concatenate(parts), together
+    return np.concatenate(parts)
 
 
 def _check_rows(name: str, found: Array, n: int) -> None:
@@ -157,10 +161,16 @@ def _given_stages(stages: Any, right: Truth) -> Iterable[tuple[str, Any]]:
     if not isinstance(given, Mapping) or not given:
         raise CannotCompareError(f"stages: found {type(given).__name__}, wanted a mapping of at least one stage's name")
     order = ["token_ids", *stage_names(right.checkpoint.config)]
-    named = {ALIASES.get(str(name), str(name)): value for name, value in given.items()}
-    for name in named:
-        if name not in order:
-            raise CannotCompareError(f"stages: found {name!r}, wanted names such as embeddings, encoder.layer.0.output")
+    named: dict[str, Any] = {}
+    for name, value in given.items():
+        stage = ALIASES.get(str(name), str(name))
+        if stage not in order:
+            raise CannotCompareError(
+                f"stages: found {stage!r}, wanted names such as embeddings, encoder.layer.0.output"
+            )
+        if stage in named:
+            raise CannotCompareError(f"stages: {name!r} is another name of {stage}, which is there, too; wanted one")
+        named[stage] = value
     return sorted(named.items(), key=lambda item: order.index(item[0]))
 
 
@@ -169,7 +179,7 @@ def _by_text(stage: str, value: Any, right: Truth) -> list[Array]:
     wanted = right.of(stage, STAGE_ROWS)
     lengths = [len(right.token_ids[row]) for row in STAGE_ROWS]
     n = len(lengths)
-    if isinstance(value, list | tuple) and len(value) == n and all(np.ndim(part) >= 1 for part in value):
+    if isinstance(value, list | tuple) and len(value) == n and not any(np.isscalar(part) for part in value):
         parts = [_array(f"stages[{stage!r}][{i}]", part) for i, part in enumerate(value)]
         return [part[0] if part.ndim == wanted[i].ndim + 1 and len(part) == 1 else part for i, part in enumerate(parts)]
     array = _array(f"stages[{stage!r}]", value)
@@ -255,7 +265,9 @@ def _explain(report: Report, evidence: list[Evidence], right: Truth, tried: Call
     if any(not np.isfinite(f).all() for one in chosen for f in one.found):
         says = f"{chosen[0].stage} has NaN or infinity"
         return replace(report, causes=[Cause("not-finite", 1.0, says, 0.0)])
-    final = next((np.stack(one.found) for one in wrong if one.stage == FINAL), None)
+    # of all texts: a dump of stages has some
+    whole = [one for one in wrong if one.stage == FINAL and len(one.rows) == len(TEXTS)]
+    final = np.stack(whole[0].found) if whole else None
     moved = None if final is None else _rows(final, right.embeddings)
     if moved:  # right vectors in wrong places: only an order can be the mistake
         search = Search(simulator(), right.token_ids, chosen, tried, lambda m: m.change[0][0] == "rows", pairs=False)

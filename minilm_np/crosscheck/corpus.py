@@ -10,6 +10,7 @@ import numpy as np
 from minilm_np.crosscheck.compare import CannotCompareError
 from minilm_np.model import Array
 
+EQUAL = 1e-6  # cosines that are this near are the same: float32 rounding is 2e-7 of an element
 BLOCK = 1024  # rows: similarities are never all in memory
 
 
@@ -25,12 +26,12 @@ class Equivalence:
     worst_margin: float  # largest difference in cosine, by the first backend, between a neighbour lost and one gained
     threshold: float
     crossings: list[tuple[int, int, float, float]]  # pairs that cross it: rows, both cosines; the first hundred
-    crossing_pairs: int
+    crossing_pairs: int  # by more than rounding
 
     @property
     def go(self) -> bool:
-        """No pair crosses the threshold, and no neighbour changes but between equals (cosines within 1e-6)."""
-        return self.crossing_pairs == 0 and self.worst_margin <= 1e-6
+        """No pair crosses the threshold, and no neighbour changes, but by rounding: cosines within 1e-6."""
+        return self.crossing_pairs == 0 and self.worst_margin <= EQUAL
 
     def to_dict(self) -> dict[str, Any]:
         return {"go": self.go, **asdict(self)}
@@ -63,7 +64,8 @@ def equivalence(first: Any, second: Any, *, k: int = 10, threshold: float = 0.7)
         rows = np.arange(start, min(start + BLOCK, n))
         similar_a, similar_b = a[rows] @ a.T, b[rows] @ b.T
         worst_similarity = max(worst_similarity, float(np.abs(similar_a - similar_b).max()))
-        i, j = np.nonzero((similar_a >= threshold) != (similar_b >= threshold))
+        crosses = (similar_a >= threshold) != (similar_b >= threshold)
+        i, j = np.nonzero(crosses & (np.abs(similar_a - similar_b) > EQUAL))
         later = rows[i] < j
         crossing_pairs += int(later.sum())
         for row, other in list(zip(i[later], j[later], strict=True))[: 100 - len(crossings)]:

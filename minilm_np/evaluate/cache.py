@@ -23,11 +23,12 @@ AT_ONCE = 500  # parameters of one SQL statement; SQLite allows 999 in its older
 def fingerprint(model: SentenceTransformer) -> str:
     """64 hexadecimal digits of all that an embedding depends on but its text.
 
-    They are the files of the checkpoint, byte for byte; the code that computes; the op set, its type and its vectors'
-    width; and the model's settings: max_seq_length, truncate_dim, the default prompt.
+    They are the weights as they are in memory; the checkpoint's other files, byte for byte; the code that computes;
+    the op set, its type and its vectors' width; and the model's settings: max_seq_length, truncate_dim, the default
+    prompt.
     """
     folder, package = model.place.folder, Path(__file__).parents[1]
-    checkpoint = (path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".txt"))
+    checkpoint = (path for path in folder.rglob("*") if path.suffix in (".json", ".txt"))
     code = (*package.glob("*.py"), *package.glob("kernels/*.py"))
     digest = hashlib.sha256()
     for path in (*sorted(checkpoint), *sorted(code)):
@@ -36,7 +37,22 @@ def fingerprint(model: SentenceTransformer) -> str:
     prompt = model.prompts.get(model.default_prompt_name or "", "")
     settings = (model.backend, width, str(model.dtype), model.max_seq_length, model.truncate_dim, prompt)
     digest.update(repr(settings).encode())
+    for name, weights in sorted(model._bert.weights.items()):
+        digest.update(name.encode())
+        _add(digest, weights)
     return digest.hexdigest()
+
+
+def _add(digest: Any, weights: Any) -> None:
+    """All numbers of a module's weights, whatever layout the op set has given them."""
+    if isinstance(weights, np.ndarray):
+        digest.update(f"{weights.dtype.str} {weights.shape} ".encode())
+        digest.update(np.ascontiguousarray(weights).data)
+    elif isinstance(weights, tuple):
+        for part in weights:
+            _add(digest, part)
+    else:
+        digest.update(repr(weights).encode())
 
 
 def cached(encode: Encode, folder: str | os.PathLike[str], model: str) -> Encode:

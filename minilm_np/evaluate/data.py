@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from minilm_np.evaluate.tasks import FORMATS, Task
+from minilm_np.evaluate.tasks import FORMATS, Task, task_named
 
 Row = tuple[str, Mapping[str, Any]]  # where it stands, for messages; its fields by name
 
@@ -29,6 +29,9 @@ FIELDS: dict[str, dict[str, Any]] = {  # what a row must have, by type of task; 
     "queries": {"_id": str, "text": str},
     "qrels": {"query-id": str, "corpus-id": str, "score": int},
 }
+
+
+PARTS = {"Retrieval": ("corpus", "queries", "qrels"), "Classification": ("train", "test")}  # else "test"
 
 
 class Source(Protocol):
@@ -50,6 +53,8 @@ class Files:
             raise ValueError(f"--data: {folder} is not a folder")
 
     def has(self, task: Task) -> bool:
+        if task.parts:
+            return all(self.has(task_named(part)) for part in task.parts)
         return all(self._find(form.split(":")[0].split(",")[0], task) for form in FORMATS[task.type])
 
     def rows(self, task: Task, part: str) -> Iterator[Row]:
@@ -130,8 +135,9 @@ class Datasets:
         self.folder = Path(datasets.config.HF_DATASETS_CACHE)
 
     def has(self, task: Task) -> bool:
-        parts = {"Retrieval": ("corpus", "queries", "qrels"), "Classification": ("train", "test")}
-        return all(self._find(task, part) for part in parts.get(task.type, ("test",)))
+        if task.parts:
+            return all(self.has(task_named(part)) for part in task.parts)
+        return all(self._find(task, part) for part in PARTS.get(task.type, ("test",)))
 
     def rows(self, task: Task, part: str) -> Iterator[Row]:
         paths = self._find(task, part)
@@ -159,12 +165,26 @@ class Datasets:
 
 
 def _pairs(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The pairs of MTEB's one row of three lists; a row that is one pair is itself."""
-    if not isinstance(row["sentence1"], list):
-        yield {**row, "label": row["labels"]}
+    """The pairs of MTEB's one row of three lists, sent1, sent2 and labels at the card's revisions; of a row that is
+    one pair, itself.
+    """
+    names = {"sent1": "sentence1", "sent2": "sentence2", "labels": "label"}
+    row = {names.get(name, name): value for name, value in row.items()}
+    columns = [row.get(name) for name in names.values()]
+    if not all(isinstance(column, list) for column in columns):
+        yield row
         return
-    for first, second, label in zip(row["sentence1"], row["sentence2"], row["labels"], strict=True):
-        yield {"sentence1": first, "sentence2": second, "label": label}
+    for values in zip(*columns, strict=True):
+        yield dict(zip(names.values(), values, strict=True))
+
+
+def check(source: Source, task: Task) -> None:
+    """ValueError if the source has no data of the task, or a part's first row is wrong."""
+    for part in task.parts:
+        check(source, task_named(part))
+    if not task.parts and not source.has(task):
+        for part in PARTS.get(task.type, ("test",)):
+            next(read(source, task, part), None)
 
 
 def read(source: Source, task: Task, part: str = "test") -> Iterator[Mapping[str, Any]]:
@@ -215,7 +235,9 @@ def _as(value: Any, kind: Any) -> Any:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
+        return None
+    if isinstance(value, str) and "_" in value:  # Python's 1_000
         return None
     if not math.isfinite(number) or (kind is int and number != int(number)):
         return None

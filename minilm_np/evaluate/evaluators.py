@@ -354,6 +354,8 @@ class RerankingEvaluator(Evaluator):
         given = samples.values() if isinstance(samples, Mapping) else samples
         whole = [{**s, "positive": _as_list(s["positive"]), "negative": _as_list(s["negative"])} for s in given]
         self.samples = [sample for sample in whole if len(sample["positive"]) and len(sample["negative"])]
+        if not self.samples:
+            raise ValueError("samples: found none with a positive and a negative, wanted one or more")
 
     def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> Metrics:
         scores = self.compute_metrics(model)
@@ -432,6 +434,8 @@ class InformationRetrievalEvaluator(Evaluator):
         super().__init__(name, f"{stem}_results.csv", write_csv, show_progress_bar)
         self.predictions_file = f"{stem}_predictions.jsonl"
         self.queries_ids = [query for query in queries if relevant_docs.get(query)]
+        if not self.queries_ids:
+            raise ValueError("relevant_docs: found no query with relevant documents, wanted one or more")
         self.queries = [queries[query] for query in self.queries_ids]
         self.corpus_ids = sorted(corpus)  # so that the first of equals is the one with the lower id
         self.corpus = [corpus[document] for document in self.corpus_ids]

@@ -239,6 +239,7 @@ def nearest(
     row_of = {query: row for row, query in enumerate(queries)}
     best = TopK(len(queries), k)
     ids: dict[int, str] = {}  # of documents that are among the best so far
+    kept = 1 << 16
     documents = iter(corpus)
     while block := list(islice(documents, max(256, min(8192, SCORES_AT_ONCE // len(queries))))):
         scores = cos_sim(vectors, embed_once(encode, [text for _, text in block]))
@@ -247,7 +248,14 @@ def nearest(
                 scores[row_of[document], column] = -np.inf
         ids.update(enumerate((document for document, _ in block), best.seen))
         best.add(scores)
-        ids = {row: ids[row] for row in np.unique(np.concatenate(best.rows)).tolist()}
+        if len(ids) > 2 * kept:  # those that have fallen out are forgotten now and then: it takes time
+            ids = {row: ids[row] for row in np.unique(np.concatenate(best.rows)).tolist()}
+            kept = max(len(ids), 1 << 16)
+    for rows in best.rows:
+        names = [ids[row] for row in rows.tolist()]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"corpus: the id {twice!r} occurs twice")
     return {
         query: {ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
         for query, rows, scores in zip(queries, best.rows, best.scores, strict=True)
@@ -309,9 +317,11 @@ def summarization(encode: Encode, samples: Iterable[Mapping[str, Any]]) -> Score
         for name, values in similarity.items():
             found.setdefault(f"{name}_pearson", []).append(pearsonr(sample["relevance"], values))
             found.setdefault(f"{name}_spearman", []).append(spearmanr(sample["relevance"], values))
+    if not found:
+        raise ValueError("summarization: found no row whose similarities differ, wanted one: are all vectors the same?")
     scores = {name: 100 * float(np.mean([tuple(pair) for pair in pairs])) for name, pairs in found.items()}
     for name in ("cos_sim_pearson", "cos_sim_spearman"):
-        scores[f"{name}_v2"] = 100 * float(np.mean([pair[0] for pair in found.get(name, [])]))
+        scores[f"{name}_v2"] = 100 * float(np.mean([pair[0] for pair in found[name]]))
     return scores
 
 

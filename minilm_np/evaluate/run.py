@@ -64,7 +64,7 @@ class Result:
             return "; the card's k-means began otherwise"
         if abs(self.task.stored + self.task.card[self.task.main]) <= EXACT:
             return "; the card has lost its sign"
-        return ""
+        return "; the card's was computed by an earlier one"
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -112,6 +112,8 @@ def evaluate(
         scores, details = SCORERS[row.type](meter, row, source)
     except ModuleNotFoundError as error:
         raise ImportError(f"evaluate: {error.name} is not installed; wanted minilm-np[eval]") from None
+    if not np.isfinite(scores[row.main]):
+        raise ValueError(f"{row.name}: {row.main} is {scores[row.main]}: are the encoder's vectors all the same?")
     return Result(row, scores, details, meter.texts, time.perf_counter() - start, meter.seconds)
 
 
@@ -167,7 +169,10 @@ def _columns(rows: Iterator[Mapping[str, Any]], task: Task, *names: str) -> list
 
 
 def _sts(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
-    return protocols.sts(encode, *_columns(read(source, task), task, "sentence1", "sentence2", "score")), []
+    first, second, gold = _columns(read(source, task), task, "sentence1", "sentence2", "score")
+    if len(set(gold)) == 1:
+        raise ValueError(f"{task.name}: found the one score {gold[0]:g}, wanted different ones")
+    return protocols.sts(encode, first, second, gold), []
 
 
 def _pair_classification(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
@@ -201,6 +206,9 @@ def _clustering(encode: Encode, task: Task, source: Source) -> tuple[Scores, lis
 
 def _reranking(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
     samples = list(read(source, task))
+    for number, sample in enumerate(samples, 1):
+        if not sample["query"]:
+            raise ValueError(f"{task.name}, row {number}: found an empty query, wanted a text")
     if not any(sample["positive"] and sample["negative"] for sample in samples):
         raise ValueError(f"{task.name}: found no query with a positive and a negative")
     return protocols.reranking(encode, samples), []
@@ -210,8 +218,11 @@ def _summarization(encode: Encode, task: Task, source: Source) -> tuple[Scores, 
     samples = list(read(source, task))
     for number, sample in enumerate(samples, 1):
         summaries, relevance = len(sample["machine_summaries"]), len(sample["relevance"])
-        if summaries != relevance or not sample["human_summaries"]:
-            raise ValueError(f"{task.name}, row {number}: found {summaries} machine summaries, {relevance} relevances")
+        if summaries != relevance or summaries < 2:
+            found = f"{summaries} machine summaries, {relevance} relevances"
+            raise ValueError(f"{task.name}, row {number}: found {found}, wanted two or more, a relevance each")
+        if not sample["human_summaries"]:
+            raise ValueError(f"{task.name}, row {number}: found no human summary, wanted one or more")
     if not any(len(set(sample["relevance"])) > 1 for sample in samples):
         raise ValueError(f"{task.name}: found no row with different relevances")
     return protocols.summarization(encode, samples), []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import numpy.typing as npt
 import torch
 from mteb.models import ModelMeta
 
+from minilm_np.evaluate.cache import fingerprint
 from minilm_np.sentence_transformer import SentenceTransformer
-from minilm_np.weights import DEFAULT_MODEL
+from minilm_np.weights import DEFAULT_MODEL, SHA256, sha256_of
 
 Array = npt.NDArray[Any]
 
@@ -43,7 +45,10 @@ class MiniLMEncoder:
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         return torch.from_numpy(self.model.similarity_pairwise(embeddings1, embeddings2))
 
-    @property
+    @cached_property
     def mteb_model_meta(self) -> Any:
-        """Results are filed under this name."""
-        return ModelMeta.create_empty({"name": "minilm_np/all-MiniLM-L6-v2", "revision": "checkpoint"})
+        """Results are filed under this name and revision: another model's, or type's, are never taken for these."""
+        folder = self.model.place.folder
+        default = sha256_of(folder / "model.safetensors") == SHA256["model.safetensors"]
+        name = "all-MiniLM-L6-v2" if default else folder.name
+        return ModelMeta.create_empty({"name": f"minilm_np/{name}", "revision": fingerprint(self.model)})
