@@ -8,6 +8,7 @@ needs to encode their texts, and the memory of retrieval.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -27,7 +28,7 @@ OURS = {
     "NumPy float32": {"backend": "numpy"},
     "NumPy float64": {"dtype": "float64"},
 }
-Table = dict[str, dict[str, Result]]  # by encoder, by task
+PEER = "sentence-transformers"
 
 
 def peer(folder: Path) -> Callable[[list[str]], Any]:
@@ -40,39 +41,42 @@ def peer(folder: Path) -> Callable[[list[str]], Any]:
 
 def encoders(folder: Path) -> dict[str, Any]:
     ours = {name: SentenceTransformer(folder, **options) for name, options in OURS.items()}  # type: ignore[arg-type]
-    return {"sentence-transformers": peer(folder), **ours}
+    return {PEER: peer(folder), **ours}
 
 
-def measure(folder: Path, data: Path) -> Table:
+def measure(folder: Path, data: Path, kept: Path, tasks: list[str], only: list[str]) -> None:
+    """Evaluate what `kept` has not yet; a line of JSON for each encoder and task is added to it."""
     source = Files(data)
-    names = [name for name, task in all_tasks().items() if source.has(task)]
-    table: Table = {}
+    names = tasks or [name for name, task in all_tasks().items() if source.has(task)]
+    done = {(line["encoder"], line["task"]) for line in lines_of(kept)}
     for encoder, encode in encoders(folder).items():
         for name in names:
-            result = table.setdefault(encoder, {})[name] = evaluate(encode, name, source)
+            if (encoder, name) in done or (only and encoder not in only):
+                continue
+            result = evaluate(encode, name, source)
+            with kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"encoder": encoder, "task": name, "score": result.main_score}) + "\n")
             print(f"{encoder:24}{name:36}{result.main_score:10.4f}{result.seconds:8.1f} s", file=sys.stderr)
-    return table
 
 
-def markdown(table: Table) -> str:
-    lines = ["| task | measure | card | " + " | ".join(table) + " | |", "|---|---|---|" + "---|" * (len(table) + 1)]
-    for name in next(iter(table.values())):
-        results = [by_task[name] for by_task in table.values()]
-        task = results[0].task
-        scores = " | ".join(f"{result.main_score:.4f}" for result in results)
-        ours = {result.verdict().split(":")[0] for result in results[1:]}
-        verdict = results[1].verdict() if len(ours) == 1 else ", ".join(sorted(ours))
-        lines.append(f"| {name} | {task.main} | {task.card[task.main]:.4f} | {scores} | {verdict} |")
-    first = next(iter(table))
-    measures = sum(len(result.task.card) for result in table[first].values())
-    exact = [
-        sum(abs(result.difference(name)) <= 0.001 for result in by_task.values() for name in result.task.card)
-        for encoder, by_task in table.items()
-        if encoder != first
-    ]
-    counts = ", ".join(map(str, exact))
-    lines += ["", f"Of the {measures} measures that the card has for these tasks, ours are exact in {counts}."]
-    return "\n".join(lines) + "\n"
+def lines_of(kept: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+
+
+def markdown(lines: list[dict[str, Any]]) -> str:
+    """Main measures; a dash where nothing was measured."""
+    scores = {(line["encoder"], line["task"]): line["score"] for line in lines}
+    columns = [PEER, *OURS]
+    rows = ["| task | measure | card | " + " | ".join(columns) + " | |", "|---|---|---|" + "---|" * (len(columns) + 1)]
+    for name, task in all_tasks().items():
+        found = {column: scores[column, name] for column in columns if (column, name) in scores}
+        ours = [Result(task, {task.main: score}) for column, score in found.items() if column in OURS]
+        if not ours:
+            continue
+        verdicts = list(dict.fromkeys(result.verdict() for result in ours))
+        cells = " | ".join(f"{found[column]:.4f}" if column in found else "-" for column in columns)
+        rows.append(f"| {name} | {task.main} | {task.card[task.main]:.4f} | {cells} | {', '.join(verdicts)} |")
+    return "\n".join(rows) + "\n"
 
 
 def speed(folder: Path, data: Path, rounds: int) -> str:
@@ -121,6 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--write", action="store_true", help="write the table in README.md")
+    parser.add_argument("--kept", type=Path, default=Path("card.jsonl"), help="scores so far: float64 takes an hour")
+    parser.add_argument("--task", action="append", default=[], help="only this; may be repeated")
+    parser.add_argument("--encoder", action="append", default=[], help="only this column; may be repeated")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -131,7 +138,8 @@ def main() -> None:
         before, after = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         print(f"NFCorpus: at most {after} MB resident, {before} MB of them before it")
         return
-    text = markdown(measure(folder, arguments.data))
+    measure(folder, arguments.data, arguments.kept, arguments.task, arguments.encoder)
+    text = markdown(lines_of(arguments.kept))
     print(text)
     if arguments.write:
         write_block("card", text)

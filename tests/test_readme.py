@@ -60,6 +60,27 @@ def test_files_named_exist() -> None:
         assert (top / name).exists(), name
 
 
+def test_no_table_that_a_script_writes_is_empty() -> None:
+    found = re.findall(r"<!-- (\w+):begin -->\n(.*?)<!-- \1:end -->", README, re.S)
+    assert {name for name, _ in found} >= {"fidelity", "card"}
+    assert [name for name, table in found if table.count("\n|") < 3] == []
+
+
+def test_the_card_table_is_the_cards() -> None:
+    """Each row's card column is card.json's, and its verdict is that of the figures beside it."""
+    from minilm_np.evaluate import all_tasks
+
+    rows = re.findall(r"^\| ([\w.-]+) \| (\w+) \| (-?[\d.]+) \|(.*)\| (exact|close|differs)(.*) \|$", README, re.M)
+    assert len(rows) == 9
+    for name, measure, card, figures, verdict, why in rows:
+        task = all_tasks()[name]
+        assert measure == task.main and card == f"{task.card[task.main]:.4f}"
+        peer, *ours = (float(figure) for figure in figures.split("|") if figure != " - ")  # a dash: not measured
+        assert len(ours) >= 2 and max(abs(x - peer) for x in ours) <= 0.001, "sentence-transformers, measured here"
+        assert (verdict == "exact") == all(abs(x - task.card[task.main]) <= 0.00105 for x in ours)
+        assert (verdict == "close") == bool(why)
+
+
 def test_the_fidelity_table_is_within_the_tolerances() -> None:
     rows = re.findall(r"^\| ([\w.]+) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|$", README, re.M)
     table = {kind: [float(x) for x in figures] for kind, *figures in rows if kind in FLOAT32}

@@ -28,7 +28,7 @@ ARROWS = {
     "sentence_transformer": {"checkpoint", "encoder", "model", "ops", "tokenizer", "util", "weights"},
     "crosscheck": {"__version__", "checkpoint", "model", "ops", "tokenizer", "weights"},
     "evaluate": {"sentence_transformer", "util", "weights"},
-    "integrations": {"sentence_transformer", "weights"},
+    "integrations": {"evaluate", "sentence_transformer", "weights"},
 }
 FRONT_DOORS = {"__init__", "__main__", "cli"}  # they may open any room
 

@@ -22,7 +22,6 @@ CANDIDATE = 0.5  # a mistake that explains less is not named
 HOPELESS = 0.25  # one that explains less of one text, or of a few, is not tried on more
 BEAM = 4  # mistakes that are tried together with every other
 SHORT = 20  # word pieces
-SHOWS_IN_SOME = {"max_seq_length", "pad_to"}  # decisions that are seen in long texts, or beside them
 FULL = 6  # the best on few texts are tried on all
 
 
@@ -186,8 +185,7 @@ class Search:
         """How much these mistakes explain of one short text that is wrong: most of them little, and that is quick.
         1 if one text says nothing of the others.
         """
-        fields = {field for mistake in made for field, _ in mistake.change}
-        if any(mistake.of_batches for mistake in made) or fields & SHOWS_IN_SOME:
+        if any(mistake.of_batches for mistake in made):
             return 1.0
         short = (place for place, row in enumerate(evidence.rows) if len(self.token_ids[row]) <= SHORT)
         wrong = next((place for place in short if self._differs(evidence, place)), None)
