@@ -78,6 +78,11 @@ def _left(found: Array, other: Array, evidence: Evidence) -> float:
     return float(np.abs(found - other).max(initial=0)) / evidence.tolerance
 
 
+def _length(value: Array, evidence: Evidence) -> float:
+    """Rounding grows with a vector, and the tolerance of final vectors is for those of length 1."""
+    return max(1.0, float(np.linalg.norm(value))) if evidence.stage == "sentence_embedding" else 1.0
+
+
 Made = tuple[Mistake, ...]
 
 
@@ -115,7 +120,9 @@ class Search:
         if all(_distance(f, w, e.stage) == 0 for e in self.evidence for f, w in zip(e.found, e.wanted, strict=True)):
             return []
         singles = self._best((mistake,) for mistake in self.mistakes)
-        if self.pairs and not any(cause.fits for _, cause in singles):
+        # bits of noise hide a second mistake: beside a format that explains nearly all, none is looked for
+        noisy = any(cause.explained > 0.9 and variant_of(made).activations != "float32" for made, cause in singles)
+        if self.pairs and not noisy and not any(cause.fits for _, cause in singles):
             firsts = [made for made, cause in singles[:BEAM] if cause.explained > 0]
             seen: set[frozenset[str]] = set()
             pairs = self._best(self._pairs(firsts, self.mistakes, seen))
@@ -230,7 +237,7 @@ class Search:
             if all(_left(f, w, one) <= 1 for f, w in zip(one.found, one.wanted, strict=True)):
                 return Cause(names, 0.0, says, np.inf)  # these texts do not show the difference
             values = self._make(variant, one)
-            worst = max(_left(f, v, one) for f, v in zip(one.found, values, strict=True))
+            worst = max(_left(f, v, one) / _length(v, one) for f, v in zip(one.found, values, strict=True))
             share = self._share(variant, one, values)
             explained = min(explained, max(0.0, share))
             remaining = max(remaining, worst if np.isfinite(worst) else np.inf)
