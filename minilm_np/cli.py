@@ -348,7 +348,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 results.append(evaluate(encode, task, source, batch_size=batch_size, on_texts=bar.update))
     except BaseException:
         if results:
-            print(report.table(results, all_measures=arguments.measures))  # what is finished is not lost
+            finished = report.table(results, all_measures=arguments.measures)  # is not lost
+            print(finished, file=sys.stderr if str(arguments.json) == "-" else sys.stdout)
         raise
     found = json.dumps({"encoder": encoder, "results": [result.to_dict() for result in results]}, indent=1)
     print(found if str(arguments.json) == "-" else report.table(results, all_measures=arguments.measures))

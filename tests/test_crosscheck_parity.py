@@ -24,7 +24,7 @@ from faults import Backend
 from fidelity import our_stages, pytorch_stages
 
 from minilm_np import SentenceTransformer
-from minilm_np.crosscheck import crosscheck, stage_texts
+from minilm_np.crosscheck import CannotCompareError, crosscheck, stage_texts
 from minilm_np.crosscheck.backends import onnx_file
 from minilm_np.crosscheck.truth import tolerance
 
@@ -121,6 +121,30 @@ def onnx(weights_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def test_onnx_runtime_passes(onnx: Path) -> None:
     report = crosscheck(onnx_file(onnx))
     assert report.ok and report.max_error > 0, report
+
+
+def test_a_pooler_is_no_sentence_embedding(tmp_path: Path) -> None:
+    """BERT's own export has it; alone it is refused, beside last_hidden_state it is not taken."""
+    onnx = pytest.importorskip("onnx", reason="needs onnx")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto
+    inputs = [helper.make_tensor_value_info("input_ids", kind.INT64, ["B", "S"])]
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["pooler_output"], to=kind.FLOAT),
+        helper.make_node("Unsqueeze", ["pooler_output", "axis"], ["last_hidden_state"]),
+    ]
+    axis = helper.make_tensor("axis", kind.INT64, [1], [2])
+    shapes = {"pooler_output": ["B", "S"], "last_hidden_state": ["B", "S", 1]}
+    for names in (["pooler_output"], ["pooler_output", "last_hidden_state"]):
+        outputs = [helper.make_tensor_value_info(name, kind.FLOAT, shapes[name]) for name in names]
+        graph = helper.make_graph(nodes, "pooler", inputs, outputs, [axis])
+        opset = [helper.make_opsetid("", 17)]
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "pooler.onnx")
+        if len(names) == 1:
+            with pytest.raises(CannotCompareError, match=r"found outputs \['pooler_output'\], wanted one of"):
+                onnx_file(tmp_path / "pooler.onnx")
+        else:
+            assert onnx_file(tmp_path / "pooler.onnx")(["one", "two"]).shape == (2, 1)
 
 
 def test_onnx_runtimes_dynamic_int8_is_named(onnx: Path, tmp_path: Path) -> None:

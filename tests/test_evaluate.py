@@ -794,6 +794,15 @@ def test_rows_that_say_nothing_are_named(tmp_path: Path, name: str, rows: list[A
         evaluate(lambda texts: np.array([[len(text), 1.0] for text in texts]), name, tmp_path)
 
 
+def test_evaluators_with_nothing_to_evaluate() -> None:
+    from minilm_np.evaluate import InformationRetrievalEvaluator, RerankingEvaluator
+
+    with pytest.raises(ValueError, match="samples: found none with a positive and a negative"):
+        RerankingEvaluator([{"query": "q", "positive": [], "negative": ["n"]}])
+    with pytest.raises(ValueError, match="relevant_docs: found no query with relevant documents"):
+        InformationRetrievalEvaluator({"1": "q"}, {"d": "text"}, {1: {"d"}})  # type: ignore[dict-item]
+
+
 def test_numbers_that_are_no_ranking_are_refused(tmp_path: Path) -> None:
     write(tmp_path, **{"STS12.tsv": b"sentence1\tsentence2\tscore\na\tb\t1\nc\td\t1\n", "STS13.tsv": PAIRS})
     with pytest.raises(ValueError, match="STS12: found the one score 1"):
@@ -801,6 +810,16 @@ def test_numbers_that_are_no_ranking_are_refused(tmp_path: Path) -> None:
     write(tmp_path, **{"STS14.tsv": PAIRS.replace(b"2.5", b"2_5")})
     with pytest.raises(ValueError, match=r"line 3: score: found '2_5', wanted a number"):
         evaluate(lambda texts: np.ones((len(texts), 2)), "STS14", tmp_path)
+
+
+def test_documents_that_fall_out_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same hits, whether their ids are pruned after nearly every block or never."""
+    corpus = [(f"d{i}", f"text {i}") for i in range(3000)]
+    queries = {f"q{i}": f"question {i}" for i in range(3)}
+    wanted = protocols.nearest(encode, corpus, queries, 5)
+    monkeypatch.setattr(protocols, "KEPT", 8)
+    monkeypatch.setattr(protocols, "SCORES_AT_ONCE", 1)  # blocks of 256
+    assert protocols.nearest(encode, corpus, queries, 5) == wanted
 
 
 def test_a_document_that_comes_twice_is_refused() -> None:

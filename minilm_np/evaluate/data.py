@@ -179,7 +179,7 @@ def _pairs(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def check(source: Source, task: Task) -> None:
-    """ValueError if the source has no data of the task, or a part's first row is wrong."""
+    """Nothing if the source has data of the task, as far as `has` sees; else ValueError naming the part it lacks."""
     for part in task.parts:
         check(source, task_named(part))
     if not task.parts and not source.has(task):

@@ -23,6 +23,7 @@ Encode = Callable[[list[str]], Array]
 Scores = dict[str, float]
 
 CUTS = (1, 3, 5, 10, 100, 1000)  # what follows "_at_" in the measures of retrieval
+KEPT = 1 << 16  # ids of documents that may have fallen out of the best: forgetting them block by block takes time
 SCORES_AT_ONCE = 1 << 24  # 64 MB of float32: similarities of all queries with one block of the corpus
 EXPERIMENTS = 10
 SEED = 42
@@ -239,7 +240,7 @@ def nearest(
     row_of = {query: row for row, query in enumerate(queries)}
     best = TopK(len(queries), k)
     ids: dict[int, str] = {}  # of documents that are among the best so far
-    kept = 1 << 16
+    kept = KEPT
     documents = iter(corpus)
     while block := list(islice(documents, max(256, min(8192, SCORES_AT_ONCE // len(queries))))):
         scores = cos_sim(vectors, embed_once(encode, [text for _, text in block]))
@@ -250,7 +251,7 @@ def nearest(
         best.add(scores)
         if len(ids) > 2 * kept:  # those that have fallen out are forgotten now and then: it takes time
             ids = {row: ids[row] for row in np.unique(np.concatenate(best.rows)).tolist()}
-            kept = max(len(ids), 1 << 16)
+            kept = max(len(ids), KEPT)
     for rows in best.rows:
         names = [ids[row] for row in rows.tolist()]
         if len(set(names)) < len(names):

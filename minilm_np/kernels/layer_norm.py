@@ -11,14 +11,14 @@ import numpy as np
 
 from minilm_np.kernels.simd import WIDTH, add, div, fma, inline, jit, load, mul, splat, store, sub, sum_of
 
-# Every sum of a row is 16 sums side by side, whatever the width of a vector: a float32 result is then the same bits
-# with AVX-512, AVX2 and NEON. With vectors of 8 that takes two of them.
+# Every sum of a row is 16 sums side by side, whatever the width of a vector, so that the result is the same bits with
+# vectors of 16 and of 8. Those of 8 take two for it, `first` and `second`; with 16, `second` stays 0.
 SUMS = 16
 
 
 @inline
 def sum_of_row(y, i, H):
-    """y[i] + ... + y[i + H - 1]"""
+    """y[i] + ... + y[i + H - 1], a float32; y is flat"""
     first, second = splat(np.float32(0)), splat(np.float32(0))
     for j in range(i, i + H, SUMS):
         first = add(first, load(y, j))
@@ -29,7 +29,7 @@ def sum_of_row(y, i, H):
 
 @inline
 def sum_of_squares(y, i, H):
-    """y[i]^2 + ... + y[i + H - 1]^2"""
+    """y[i]^2 + ... + y[i + H - 1]^2, a float32; y is flat"""
     first, second = splat(np.float32(0)), splat(np.float32(0))
     for j in range(i, i + H, SUMS):
         first = fma(load(y, j), load(y, j), first)
