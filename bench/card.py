@@ -76,10 +76,9 @@ def markdown(lines: list[dict[str, Any]]) -> str:
         verdicts = list(dict.fromkeys(result.verdict() for result in ours))
         cells = " | ".join(f"{found[column]:.4f}" if column in found else "-" for column in columns)
         rows.append(f"| {name} | {task.main} | {task.card[task.main]:.4f} | {cells} | {', '.join(verdicts)} |")
-    missing = any("| - |" in row for row in rows)
-    return (
-        "\n".join([*rows, *(["", "A dash: not computed; float64 takes ten times as long."] if missing else [])]) + "\n"
-    )
+    if any("| - |" in row for row in rows):
+        rows += ["", "A dash: not computed; float64 takes ten times as long."]
+    return "\n".join(rows) + "\n"
 
 
 def speed(folder: Path, data: Path, rounds: int) -> str:

@@ -800,7 +800,7 @@ def test_evaluators_with_nothing_to_evaluate() -> None:
     with pytest.raises(ValueError, match="samples: found none with a positive and a negative"):
         RerankingEvaluator([{"query": "q", "positive": [], "negative": ["n"]}])
     with pytest.raises(ValueError, match="relevant_docs: found no query with relevant documents"):
-        InformationRetrievalEvaluator({"1": "q"}, {"d": "text"}, {1: {"d"}})  # type: ignore[dict-item]
+        InformationRetrievalEvaluator({"1": "q"}, {"d": "text"}, {1: {"d"}})
 
 
 def test_numbers_that_are_no_ranking_are_refused(tmp_path: Path) -> None:
