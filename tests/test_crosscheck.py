@@ -39,7 +39,7 @@ from minilm_np.crosscheck import (
     stage_texts,
 )
 from minilm_np.crosscheck.backends import http_endpoint, load_function, read_dump
-from minilm_np.crosscheck.causes import Cause
+from minilm_np.crosscheck.causes import Cause, Evidence, Search
 from minilm_np.crosscheck.goldens import GoldensError, read_goldens, write_goldens
 from minilm_np.crosscheck.mistakes import RIGHT, catalogue
 from minilm_np.crosscheck.report import Report, StageResult, Worst
@@ -277,6 +277,18 @@ def test_two_mistakes_of_which_one_shows_in_few_texts_are_named() -> None:
     assert report.causes[0].name == "accents-kept + fp16-weights" and report.causes[0].fits, report
 
 
+def test_a_mistake_of_few_texts_is_found_among_noise_in_all() -> None:
+    """The first text that is wrong has no control characters: it says nothing of them, others are asked."""
+    noise = np.random.default_rng(7).standard_normal((40, 384)) * 2e-5
+    found = list(np.concatenate([made_with("no-unicode-cleaning")(texts) for texts in probe_batches()]) + noise)
+    rows, final = range(40), "sentence_embedding"
+    one = Evidence(final, rows, batches(), found, truth().of(final, rows), tolerance(final))
+    leave_it = ("truncation-128", "truncation-512", "accents-kept", "cjk-not-split", "no-unicode-cleaning")
+    search = Search(simulator(), truth().token_ids, [one], only=lambda m: m.name in leave_it, pairs=False)
+    (cause,) = search.causes()
+    assert cause.name == "no-unicode-cleaning" and not cause.fits and cause.explained > 0.95
+
+
 def test_long_vectors_may_be_off_by_more() -> None:
     """Rounding of a vector of length 30 is not that of one of length 1: the cause fits, and no second is sought."""
     report = crosscheck(lambda texts: made_with("pooling-mean-sqrt-len")(texts) * (1 + 1e-6))
@@ -292,10 +304,13 @@ def test_final_vectors_among_the_stages_are_those_of_some_texts() -> None:
     assert crosscheck(stages={"sentence_embedding": run.stages["sentence_embedding"]}).causes[0].name == "pooling-cls"
 
 
-def test_a_stage_of_another_shape_is_explained_by_nothing() -> None:
+@pytest.mark.parametrize("off", [0.0, 1e-3])
+def test_a_stage_of_another_shape_is_explained_by_nothing(off: float) -> None:
+    """The first text that is wrong has no numbers at all, so nothing that could be explained a share of."""
     right = truth().of("embeddings", STAGE_ROWS)
-    stages = {"embeddings": [np.zeros((0, 384)) if len(one) == 2 else one for one in right]}
-    report = crosscheck(stages=stages)
+    found = [np.zeros((0, 384)) if len(one) == 2 else one for one in right]
+    found[-2] = found[-2] + off
+    report = crosscheck(stages={"embeddings": found})
     assert not report.ok and report.causes == []
 
 

@@ -21,6 +21,7 @@ FITS = 3.0  # tolerances: the backend rounds, and so does the float32 run that i
 CANDIDATE = 0.5  # a mistake that explains less is not named
 HOPELESS = 0.25  # one that explains less of one text, or of a few, is not tried on more
 BEAM = 4  # mistakes that are tried together with every other
+LEAST = 0.01  # one that explains less is not tried with every other
 SHORT = 20  # word pieces
 FULL = 6  # the best on few texts are tried on all
 
@@ -123,12 +124,12 @@ class Search:
         # bits of noise hide a second mistake: beside a format that explains nearly all, none is looked for
         noisy = any(cause.explained > 0.9 and variant_of(made).activations != "float32" for made, cause in singles)
         if self.pairs and not noisy and not any(cause.fits for _, cause in singles):
-            firsts = [made for made, cause in singles[:BEAM] if cause.explained > 0]
+            firsts = [made for made, cause in singles[:BEAM] if cause.explained > LEAST]
             seen: set[frozenset[str]] = set()
             pairs = self._best(self._pairs(firsts, self.mistakes, seen))
             if not any(cause.explained > CANDIDATE for _, cause in singles + pairs):
                 # two mistakes of the whole model can hide each other: then neither explains anything alone
-                coarse = [mistake for mistake in self.mistakes if mistake.of_whole_model]
+                coarse = [m for m in self.mistakes if m.of_whole_model and self._changes_what_is_wrong((m,))]
                 pairs = self._best(self._pairs([(mistake,) for mistake in coarse], coarse, seen))
             alone = {made[0].name: cause for made, cause in singles}
             for made, cause in pairs:
@@ -200,7 +201,17 @@ class Search:
             return 1.0
         one, variant = evidence.some([[wrong]]), variant_of(made)
         values = self._make(variant, one)
-        return 1.0 if _left(one.wanted[0], values[0], evidence) <= 1 else self._share(variant, one, values)
+        if _left(one.wanted[0], values[0], evidence) > 1:
+            return self._share(variant, one, values)
+        return 1.0 if any(mistake.of_texts for mistake in made) else 0.0
+
+    def _changes_what_is_wrong(self, made: Made) -> bool:
+        """Whether these mistakes change anything in a few texts that are wrong."""
+        return any(
+            _left(wanted, value, one) > 1 and self._differs(one, place)
+            for one in (self._quick(made, evidence) for evidence in self.evidence)
+            for place, (wanted, value) in enumerate(zip(one.wanted, self._make(variant_of(made), one), strict=True))
+        )
 
     @staticmethod
     def _differs(evidence: Evidence, place: int) -> bool:
@@ -268,9 +279,8 @@ class Search:
             np.concatenate([np.ravel(x - o) for x, o in zip(part, without, strict=True)], dtype=np.float64)
             for part in (evidence.found, values)
         )
-        size = float(changes @ changes) / float(there @ there)
-        alike = float(changes @ there) / float(np.linalg.norm(changes) * np.linalg.norm(there))
-        if not (0.5 < size < 2 and alike > 0.25):
+        size, length = float(there @ there), float(np.linalg.norm(changes) * np.linalg.norm(there))
+        if not (0.5 * size < float(changes @ changes) < 2 * size and float(changes @ there) > 0.25 * length):
             return 1 - left / whole
         apart = distance(values, self._make(replace(variant, dither=True), evidence))
         return 1 - max(0.0, left - apart) / whole

@@ -34,6 +34,11 @@ class Mistake:
         )
 
     @property
+    def of_texts(self) -> bool:
+        """Whether it depends on a text if it changes anything: arithmetic does in every text or in none."""
+        return any(field in OF_TEXTS for field, _ in self.change)
+
+    @property
     def of_whole_model(self) -> bool:
         """Whether it is neither one parameter's nor padding's nor a number format's."""
         return not any(field in OF_A_PART for field, _ in self.change)
@@ -43,6 +48,7 @@ class Mistake:
         return bool({field for field, _ in self.change} & {field for field, _ in other.change})
 
 
+OF_TEXTS = frozenset(("max_seq_length", "special_tokens", "normalizer", "pad_to", "mask_by_id", "rows"))
 OF_A_PART = frozenset(
     ("transposed", "without_bias", "without_norm", "without_residual", "layers", "pad_to", "weights", "activations")
 )
