@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fidelity import write_block
 
 from minilm_np import SentenceTransformer, weights
 from minilm_np.evaluate import Result, all_tasks, evaluate
+from minilm_np.evaluate.cache import fingerprint
 from minilm_np.evaluate.data import Files
 
 OURS = {
@@ -31,6 +33,9 @@ OURS = {
 PEER = "sentence-transformers"
 
 
+Encoder = tuple[str, Any]  # what exactly it is, so that scores of another are not taken for its; and what encodes
+
+
 def peer(folder: Path) -> Callable[[list[str]], Any]:
     """sentence-transformers on PyTorch."""
     from sentence_transformers import SentenceTransformer as Peer
@@ -39,24 +44,31 @@ def peer(folder: Path) -> Callable[[list[str]], Any]:
     return lambda texts: model.encode(texts, show_progress_bar=False)
 
 
-def encoders(folder: Path) -> dict[str, Any]:
+def encoders(folder: Path) -> dict[str, Encoder]:
     ours = {name: SentenceTransformer(folder, **options) for name, options in OURS.items()}  # type: ignore[arg-type]
-    return {PEER: peer(folder), **ours}
+    theirs = f"sentence-transformers {version('sentence-transformers')}, torch {version('torch')}"
+    return {PEER: (theirs, peer(folder)), **{name: (fingerprint(model), model) for name, model in ours.items()}}
 
 
-def measure(folder: Path, data: Path, kept: Path, tasks: list[str], only: list[str]) -> None:
-    """Evaluate what `kept` has not yet; a line of JSON for each encoder and task is added to it."""
+def measure(folder: Path, data: Path, kept: Path, tasks: list[str], only: list[str]) -> list[dict[str, Any]]:
+    """Evaluate what `kept` has not yet; a line of JSON for each encoder and task is added to it. All that are valid."""
     source = Files(data)
     names = tasks or [name for name, task in all_tasks().items() if source.has(task)]
-    done = {(line["encoder"], line["task"]) for line in lines_of(kept)}
-    for encoder, encode in encoders(folder).items():
+    lines = []
+    for encoder, (exactly, encode) in encoders(folder).items():
+        found = [line for line in lines_of(kept) if (line["encoder"], line["exactly"]) == (encoder, exactly)]
+        lines += found
         for name in names:
-            if (encoder, name) in done or (only and encoder not in only):
+            if any(line["task"] == name for line in found) or (only and encoder not in only):
                 continue
             result = evaluate(encode, name, source)
+            line: dict[str, Any] = {"encoder": encoder, "exactly": exactly, "task": name}
+            line |= {"score": result.main_score, "details": result.details}
             with kept.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"encoder": encoder, "task": name, "score": result.main_score}) + "\n")
+                file.write(json.dumps(line) + "\n")
+            lines.append(line)
             print(f"{encoder:24}{name:36}{result.main_score:10.4f}{result.seconds:8.1f} s", file=sys.stderr)
+    return lines
 
 
 def lines_of(kept: Path) -> list[dict[str, Any]]:
@@ -65,19 +77,24 @@ def lines_of(kept: Path) -> list[dict[str, Any]]:
 
 def markdown(lines: list[dict[str, Any]]) -> str:
     """Main measures; a dash where nothing was measured."""
-    scores = {(line["encoder"], line["task"]): line["score"] for line in lines}
+    results = {
+        (line["encoder"], line["task"]): Result(
+            task := all_tasks()[line["task"]], {task.main: line["score"]}, line["details"]
+        )
+        for line in lines
+    }
     columns = [PEER, *OURS]
     rows = ["| task | measure | card | " + " | ".join(columns) + " | |", "|---|---|---|" + "---|" * (len(columns) + 1)]
     for name, task in all_tasks().items():
-        found = {column: scores[column, name] for column in columns if (column, name) in scores}
-        ours = [Result(task, {task.main: score}) for column, score in found.items() if column in OURS]
+        found = {column: results[column, name] for column in columns if (column, name) in results}
+        ours = [result for column, result in found.items() if column in OURS]
         if not ours:
             continue
         verdicts = list(dict.fromkeys(result.verdict() for result in ours))
-        cells = " | ".join(f"{found[column]:.4f}" if column in found else "-" for column in columns)
+        cells = " | ".join(f"{found[column].main_score:.4f}" if column in found else "-" for column in columns)
         rows.append(f"| {name} | {task.main} | {task.card[task.main]:.4f} | {cells} | {', '.join(verdicts)} |")
     if any("| - |" in row for row in rows):
-        rows += ["", "A dash: not computed; float64 takes ten times as long."]
+        rows += ["", "A dash: not computed."]
     return "\n".join(rows) + "\n"
 
 
@@ -127,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--write", action="store_true", help="write the table in README.md")
-    parser.add_argument("--kept", type=Path, default=Path("card.jsonl"), help="scores so far: float64 takes an hour")
+    parser.add_argument("--kept", type=Path, default=Path("card.jsonl"), help="file of scores so far")
     parser.add_argument("--task", action="append", default=[], help="only this; may be repeated")
     parser.add_argument("--encoder", action="append", default=[], help="only this column; may be repeated")
     parser.add_argument("--speed", action="store_true")
@@ -140,8 +157,7 @@ def main() -> None:
         before, after = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         print(f"NFCorpus: at most {after} MB resident, {before} MB of them before it")
         return
-    measure(folder, arguments.data, arguments.kept, arguments.task, arguments.encoder)
-    text = markdown(lines_of(arguments.kept))
+    text = markdown(measure(folder, arguments.data, arguments.kept, arguments.task, arguments.encoder))
     print(text)
     if arguments.write:
         write_block("card", text)

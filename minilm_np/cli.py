@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 import tempfile
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
 INTERRUPTED = 128 + 2
 FEW = 100
+MOST_SECONDS = 86400  # a socket takes no 1e20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluation = add(
         "evaluate",
         _evaluate,
-        "The model card's MTEB rows, computed here. Exit code: 0 all as on the card, or not with a known reason; "
-        "1 one differs; 2 it could not be computed.",
+        "The model card's MTEB rows, computed here. Exit code: 0 all as on the card, or as a later mteb "
+        "has stored it; 1 one differs; 2 it could not be computed.",
     )
     evaluation.add_argument("tasks", nargs="*", metavar="TASK", help="rows of the card (default: all that have data)")
     evaluation.add_argument("--list", action="store_true", help="show the card's 95 rows and the formats of data")
@@ -246,6 +248,7 @@ def _crosscheck(arguments: argparse.Namespace) -> int:
     if arguments.texts:
         print(json.dumps(probe_texts(), ensure_ascii=False, indent=1))
         return 0
+    _check_outputs(arguments, "json", "junit", "plot")
     if arguments.target is None:
         raise ValueError("TARGET: found none, wanted a backend (see --help), or --texts")
     if arguments.corpus is not None:
@@ -259,15 +262,17 @@ def _crosscheck(arguments: argparse.Namespace) -> int:
         # of all texts the final vectors are what encode gives; of those with stages they are one more stage
         final = target.pop(FINAL, None) if len(target.get(FINAL, ())) != len(stage_texts()) else None
         report = crosscheck(final, target or None, causes=not arguments.no_causes)
-    if arguments.plot is not None:
-        from minilm_np.crosscheck.plot import plot
+    try:
+        if arguments.plot is not None:
+            from minilm_np.crosscheck.plot import plot
 
-        plot(report, arguments.plot)
-    if arguments.junit is not None:
-        _write_atomically(arguments.junit, lambda file: _write_text(file, report.to_junit()))
-    if arguments.json is not None and str(arguments.json) != "-":
-        _write_atomically(arguments.json, lambda file: _write_text(file, report.to_json()))
-    print(report.to_json() if str(arguments.json) == "-" else report)
+            plot(report, arguments.plot)
+        if arguments.junit is not None:
+            _write_atomically(arguments.junit, lambda file: _write_text(file, report.to_junit()))
+        if arguments.json is not None and str(arguments.json) != "-":
+            _write_atomically(arguments.json, lambda file: _write_text(file, report.to_json()))
+    finally:
+        print(report.to_json() if str(arguments.json) == "-" else report)
     return 0 if report.ok else 1
 
 
@@ -275,6 +280,9 @@ def _target(name: str, arguments: argparse.Namespace) -> Any:
     """A function of texts, or the stages of a file of results by name."""
     from minilm_np.crosscheck import backends
 
+    if not 0 < arguments.timeout <= MOST_SECONDS:
+        found = f"{arguments.timeout:g}"
+        raise ValueError(f"--timeout: found {found}, wanted seconds, more than 0 and at most {MOST_SECONDS}")
     if name.startswith(("http://", "https://")):
         return backends.http_endpoint(
             name, arguments.model_name, os.environ.get("MINILM_NP_API_KEY"), arguments.timeout
@@ -296,6 +304,8 @@ def _equivalence(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{option}: found it with --corpus, which has only --json")
     if arguments.k < 1:
         raise ValueError(f"-k: found {arguments.k}, wanted 1 or more")
+    if not math.isfinite(arguments.threshold):
+        raise ValueError(f"--threshold: found {arguments.threshold}, wanted a cosine")
     texts = _read_lines(arguments.corpus)
     if len(texts) < 2:
         raise ValueError(f"--corpus: {arguments.corpus} has {len(texts)} lines, wanted two or more")
@@ -312,16 +322,18 @@ def _equivalence(arguments: argparse.Namespace) -> int:
 
     found = equivalence(embed(arguments.against), embed(arguments.target), k=arguments.k, threshold=arguments.threshold)
     written = json.dumps(found.to_dict(), indent=1)
-    if arguments.json is not None and str(arguments.json) != "-":
-        _write_atomically(arguments.json, lambda file: _write_text(file, written))
-    print(written if str(arguments.json) == "-" else found)
+    try:
+        if arguments.json is not None and str(arguments.json) != "-":
+            _write_atomically(arguments.json, lambda file: _write_text(file, written))
+    finally:
+        print(written if str(arguments.json) == "-" else found)
     return 0 if found.go else 1
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from minilm_np.evaluate import data, report
-    from minilm_np.evaluate.run import evaluate
-    from minilm_np.evaluate.tasks import all_tasks, task_named
+    from minilm_np.evaluate.run import Result, evaluate, mean_of
+    from minilm_np.evaluate.tasks import Task, all_tasks, task_named
 
     named = [task_named(name) for name in arguments.tasks]
     if arguments.list:
@@ -336,25 +348,35 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--data: {arguments.data or 'the cache of datasets'} has no data of any task; see --list")
     for task in named:  # before hours of work
         data.check(source, task)
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise ValueError(f"--json: {arguments.json.parent} is not a folder")
+    _check_outputs(arguments, "json")
     encode, batch_size, encoder = _encoder(arguments)
     from tqdm import tqdm
 
-    results = []
+    done: dict[str, Result] = {}
+
+    def result_of(task: Task) -> Result:
+        if task.name not in done:
+            if task.parts:
+                done[task.name] = mean_of(task, [result_of(task_named(part)) for part in task.parts])
+            else:
+                with tqdm(desc=task.name, unit=" texts", leave=False, disable=not sys.stderr.isatty()) as bar:
+                    found = evaluate(encode, task, source, batch_size=batch_size, on_texts=bar.update)
+                done[task.name] = found
+        return done[task.name]
+
+    results: list[Result] = []
     try:
         for task in chosen:
-            with tqdm(desc=task.name, unit=" texts", leave=False, disable=not sys.stderr.isatty()) as bar:
-                results.append(evaluate(encode, task, source, batch_size=batch_size, on_texts=bar.update))
-    except BaseException:
+            results.append(result_of(task))
+    finally:  # what is finished when a task fails is not lost
         if results:
-            finished = report.table(results, all_measures=arguments.measures)  # is not lost
-            print(finished, file=sys.stderr if str(arguments.json) == "-" else sys.stdout)
-        raise
-    found = json.dumps({"encoder": encoder, "results": [result.to_dict() for result in results]}, indent=1)
-    print(found if str(arguments.json) == "-" else report.table(results, all_measures=arguments.measures))
-    if arguments.json is not None and str(arguments.json) != "-":
-        _write_atomically(arguments.json, lambda file: _write_text(file, found))
+            everything = {"encoder": encoder, "results": [result.to_dict() for result in results]}
+            written = json.dumps(everything, indent=1, allow_nan=False)
+            try:
+                if arguments.json is not None and str(arguments.json) != "-":
+                    _write_atomically(arguments.json, lambda file: _write_text(file, written))
+            finally:
+                print(written if str(arguments.json) == "-" else report.table(results, all_measures=arguments.measures))
     return 1 if any(result.verdict() == "differs" for result in results) else 0
 
 
@@ -412,6 +434,20 @@ def _read_lines(name: str) -> list[str]:
             source = "standard input" if name == "-" else name
             raise ValueError(f"{source}, line {number}: not UTF-8 at byte {error.start}") from None
     return texts
+
+
+def _check_outputs(arguments: argparse.Namespace, *options: str) -> None:
+    """ValueError for a file that could not be written, before the work that it is for."""
+    for option in options:
+        path = getattr(arguments, option)
+        if path is None or str(path) == "-":
+            continue
+        if not path.parent.is_dir():
+            raise ValueError(f"--{option}: {path.parent} is not a folder")
+        if path.is_dir():
+            raise ValueError(f"--{option}: {path} is a folder, wanted a file")
+        if not os.access(path if path.exists() and not path.is_file() else path.resolve().parent, os.W_OK):
+            raise ValueError(f"--{option}: {path} cannot be written")
 
 
 def _write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:

@@ -729,6 +729,33 @@ def test_texts_and_goldens_on_the_command_line(tmp_path: Path, capsys: pytest.Ca
 # --- a user's own texts
 
 
+def test_outputs_are_looked_at_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "right.npy", truth().embeddings)
+    for option, message in (
+        (["--json", str(tmp_path)], "--json: .* is a folder, wanted a file"),
+        (["--junit", str(tmp_path / "no" / "out.xml")], "--junit: .*no is not a folder"),
+        (["--timeout", "1e20"], "--timeout: found 1e.20, wanted seconds, more than 0 and at most"),
+        (["--corpus", str(tmp_path / "right.npy"), "--threshold", "nan"], "--threshold: found nan, wanted a cosine"),
+    ):
+        assert main(["crosscheck", str(tmp_path / "right.npy"), *option]) == 2
+        captured = capsys.readouterr()
+        assert re.search(message, captured.err) and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_a_report_that_cannot_be_written_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "right.npy", truth().embeddings)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "out.json")
+
+    monkeypatch.setattr("minilm_np.cli._write_atomically", full)
+    assert main(["crosscheck", str(tmp_path / "right.npy"), "--json", str(tmp_path / "out.json")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.startswith("PASS") and captured.err == "minilm-np: error: out.json: No space left on device\n"
+
+
 def test_equivalence_counts_what_changes() -> None:
     rng = np.random.default_rng(5)
     first = rng.standard_normal((30, 8))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import card
 import numpy as np
 import pytest
 from hypothesis import given
@@ -351,6 +352,26 @@ def test_verdicts(name: str, measure: str | None, off: float, details: list[floa
     assert re.fullmatch(verdict, result.verdict(measure))
 
 
+def test_a_result_without_its_experiments_has_a_verdict_and_json_has_no_nan() -> None:
+    task = all_tasks()["Banking77Classification"]
+    result = Result(task, {"accuracy": 80.05, "f1": float("nan")}, [{"accuracy": 80.05, "f1": float("nan")}])
+    assert Result(task, {"accuracy": 80.05}).verdict() == "differs"
+    written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert written["scores"] == {"accuracy": 80.05, "f1": None} == written["details"][0]
+
+
+def test_the_cards_table() -> None:
+    """bench/card.py's, of scores that are there; an experiment's spread gives the reason."""
+    lines = [
+        {"encoder": "Numba float32", "task": "STS12", "score": 72.36901, "details": []},
+        {"encoder": "Numba float32", "task": "Banking77Classification", "score": 80.05, "details": [
+            {"accuracy": 79.0}, {"accuracy": 81.0}]},
+    ]  # fmt: skip
+    banking, sts = card.markdown(lines).splitlines()[2:4]
+    assert sts == "| STS12 | cos_sim_spearman | 72.3690 | - | 72.3690 | - | - | exact |"
+    assert "| 79.7500 | - | 80.0500 | - | - | close: the card's training examples were drawn otherwise" in banking
+
+
 # --- real data
 
 
@@ -514,6 +535,21 @@ def test_a_document_is_its_title_and_its_text(tmp_path: Path) -> None:
         ("SciDocsRR", {"SciDocsRR.jsonl": lines({"query": "q", "positive": [], "negative": ["a"]})}, "no query with"),
         ("NFCorpus", {"NFCorpus/qrels.tsv": b"query-id\tcorpus-id\tscore\nz\t1\t1\n"}, "no query has a line in qrels"),
         ("NFCorpus", {"NFCorpus/corpus.jsonl": b""}, "NFCorpus: the corpus has no documents"),
+        (  # either of these two ends the interpreter in pytrec_eval
+            "NFCorpus",
+            {"NFCorpus/corpus.jsonl": lines({"_id": "\ud800", "text": "a"})},
+            "corpus.jsonl, line 1: _id: found .*, wanted a text without half",
+        ),
+        (
+            "NFCorpus",
+            {"NFCorpus/qrels.tsv": b"query-id\tcorpus-id\tscore\nq\t1\t4611686018427387904\n"},
+            "qrels.tsv, line 2: score: found '4611686018427387904', wanted a whole number below",
+        ),
+        (
+            "ImdbClassification",
+            {"ImdbClassification.test.jsonl": lines({"text": "a", "label": 1}, {"text": "b", "label": "0"})},
+            "found labels that are int and str, wanted one",
+        ),
         (
             "SummEval",
             {"SummEval.jsonl": lines({"human_summaries": ["h"], "machine_summaries": ["a"], "relevance": []})},
@@ -538,6 +574,9 @@ def test_wrong_data_is_named(tmp_path: Path, name: str, files: dict[str, bytes],
         (lambda texts: np.zeros((1, 8), np.float32), r"encoder: found float32 of shape \(1, 8\), wanted .* \(6, D\)"),
         (lambda texts: np.zeros((len(texts), 8), int), "encoder: found int64"),
         (lambda texts: np.full((len(texts), 8), np.nan), "encoder: the vector of 'a' is not finite"),
+        (lambda texts: np.zeros((len(texts), 0)), r"encoder: found float64 of shape \(6, 0\)"),
+        (lambda texts: [[0.5] * len(text) for text in [*texts, "bb"]], "encoder: setting an array element"),
+        (lambda texts: {"": 0}["no\nsuch key"], "encoder: raised KeyError: 'no.*such key'"),
     ],
 )
 def test_a_wrong_encoder_is_named(tmp_path: Path, wrong: Any, message: str) -> None:
@@ -566,6 +605,35 @@ def test_the_mean_of_twelve(tmp_path: Path) -> None:
     of_parts = [evaluate(encode, name, folder).scores["ndcg_at_1"] for name in parts]
     assert len(set(of_parts)) == 2
     assert_close(found.scores["ndcg_at_1"], np.mean(of_parts), ROUNDING, "mean")
+
+
+def test_average_precision_is_of_labels_0_and_1(tmp_path: Path) -> None:
+    folder = tiny(tmp_path)
+    assert "ap" in evaluate(encode, "ImdbClassification", folder).scores
+    for part in ("train", "test"):
+        path = folder / f"ImdbClassification.{part}.jsonl"
+        path.write_bytes(path.read_bytes().replace(b'"label": 1', b'"label": 2'))
+    found = evaluate(encode, "ImdbClassification", folder).scores
+    assert "ap" not in found and 0 <= found["accuracy"] <= 100
+
+
+def test_a_mean_and_its_parts_are_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without names all that have data are computed: the row that is a mean, and its twelve parts."""
+    folder = tmp_path / "data"
+    for name in all_tasks()["CQADupstackRetrieval"].parts:
+        shutil.copytree(tiny(tmp_path / "tiny") / "NFCorpus", folder / name)
+    asked: list[str] = []
+
+    def remember(texts: list[str]) -> Any:
+        asked.extend(texts)
+        return encode(texts)
+
+    monkeypatch.setattr(cli, "_target", lambda *_: remember)
+    code, out, _ = run(capsys, "--data", folder, "--encoder", "whatever")
+    assert code == 1 and len(out.splitlines()) == 1 + 13
+    assert len(asked) == 12 * 3  # one query and two documents
 
 
 # --- the cache
@@ -772,14 +840,18 @@ def test_missing_data_is_told_before_any_work(tmp_path: Path, capsys: pytest.Cap
         for arguments, message in (
             (["STS12", "STS14", *data], "STS14: no data in"),
             (["STS12", *data, "--json", str(tmp_path / "no" / "out.json")], "no is not a folder"),
+            (["STS12", *data, "--json", str(tmp_path)], "is a folder, wanted a file"),
             (["STS12", *data, "--dtype", "float64"], "--dtype: found it with --encoder"),
+            (["STS12", *data, "--timeout", "nan"], "--timeout: found nan, wanted seconds"),
         ):
             assert cli.main(["evaluate", *arguments, *encoder]) == 2
             captured = capsys.readouterr()
             assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
         assert not calls.exists()
-        assert cli.main(["evaluate", "STS12", "STS13", *data, *encoder]) == 2  # the first is not lost
+        out_file = tmp_path / "out.json"  # the first is not lost
+        assert cli.main(["evaluate", "STS12", "STS13", *data, *encoder, "--json", str(out_file)]) == 2
     captured = capsys.readouterr()
+    assert [result["task"] for result in json.loads(out_file.read_text())["results"]] == ["STS12"]
     assert "STS13.tsv, line 5: found 1 columns" in captured.err
     assert "STS12" in captured.out and "differs" in captured.out and calls.exists()
 
@@ -789,11 +861,16 @@ def test_missing_data_is_told_before_any_work(tmp_path: Path, capsys: pytest.Cap
     [
         (
             "SummEval",
-            [{"human_summaries": ["h"], "machine_summaries": ["a", "a"], "relevance": [1, 2]}],
+            [{"human_summaries": ["h"], "machine_summaries": ["a"] * 3, "relevance": [1, 2, 3]}],
             "no row",
         ),
         ("SummEval", [{"human_summaries": ["h"], "machine_summaries": [], "relevance": []}], "row 1: found 0 machine"),
-        ("SummEval", [{"human_summaries": [], "machine_summaries": ["a", "b"], "relevance": [1, 2]}], "no human"),
+        ("SummEval", [{"human_summaries": [], "machine_summaries": [*"abc"], "relevance": [1, 2, 3]}], "no human"),
+        (  # of two Spearman has no p-value
+            "SummEval",
+            [{"human_summaries": ["h"], "machine_summaries": ["a", "b"], "relevance": [1, 2]}],
+            "found 2 machine summaries, 2 relevances, wanted three",
+        ),
         ("SummEval", [{"human_summaries": ["h"], "machine_summaries": ["a"], "relevance": [10**400]}], "line 1: relev"),
         ("AskUbuntuDupQuestions", [{"query": [], "positive": ["a"], "negative": ["b"]}], "row 1: found an empty query"),
     ],
@@ -805,10 +882,23 @@ def test_rows_that_say_nothing_are_named(tmp_path: Path, name: str, rows: list[A
 
 
 def test_evaluators_with_nothing_to_evaluate() -> None:
-    from minilm_np.evaluate import InformationRetrievalEvaluator, RerankingEvaluator
+    from minilm_np.evaluate import (
+        BinaryClassificationEvaluator,
+        EmbeddingSimilarityEvaluator,
+        InformationRetrievalEvaluator,
+        RerankingEvaluator,
+        TripletEvaluator,
+    )
 
     with pytest.raises(ValueError, match="samples: found none with a positive and a negative"):
         RerankingEvaluator([{"query": "q", "positive": [], "negative": ["n"]}])
+    for empty in (EmbeddingSimilarityEvaluator, BinaryClassificationEvaluator, TripletEvaluator):
+        with pytest.raises(ValueError, match=": found none, wanted one or more"):
+            empty([], [], [])
+    wrong: list[dict[str, Any]] = [{"ndcg_at_k": []}, {"precision_recall_at_k": [1, 0]}]
+    for cuts in wrong:
+        with pytest.raises(ValueError, match=f"{next(iter(cuts))}: found .*, wanted 1 or more"):
+            InformationRetrievalEvaluator({"1": "q"}, {"d": "text"}, {"1": {"d"}}, **cuts)
     with pytest.raises(ValueError, match="relevant_docs: found no query with relevant documents"):
         InformationRetrievalEvaluator({"1": "q"}, {"d": "text"}, {1: {"d"}})
 

@@ -248,7 +248,8 @@ class Search:
             if all(_left(f, w, one) <= 1 for f, w in zip(one.found, one.wanted, strict=True)):
                 return Cause(names, 0.0, says, np.inf)  # these texts do not show the difference
             values = self._make(variant, one)
-            worst = max(_left(f, v, one) / _length(v, one) for f, v in zip(one.found, values, strict=True))
+            left = [_left(f, v, one) / _length(v, one) for f, v in zip(one.found, values, strict=True)]
+            worst = float(np.max(left))  # NaN if one is
             share = self._share(variant, one, values)
             explained = min(explained, max(0.0, share))
             remaining = max(remaining, worst if np.isfinite(worst) else np.inf)

@@ -35,7 +35,7 @@ class Mistake:
 
     @property
     def of_texts(self) -> bool:
-        """Whether it depends on a text if it changes anything: arithmetic does in every text or in none."""
+        """Whether it can leave one text right and another wrong; arithmetic changes all, more or less, or none."""
         return any(field in OF_TEXTS for field, _ in self.change)
 
     @property

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ def fingerprint(model: SentenceTransformer) -> str:
     """64 hexadecimal digits of all that an embedding depends on but its text.
 
     They are the weights as they are in memory; the checkpoint's other files, byte for byte; the code that computes;
-    the op set, its type and its vectors' width; and the model's settings: max_seq_length, truncate_dim, the default
-    prompt.
+    the op set, its type and its vectors' width; the versions of NumPy, Numba and tokenizers; and the model's settings:
+    max_seq_length, truncate_dim, the default prompt.
     """
     folder, package = model.place.folder, Path(__file__).parents[1]
     checkpoint = (path for path in folder.rglob("*") if path.suffix in (".json", ".txt"))
@@ -37,6 +38,8 @@ def fingerprint(model: SentenceTransformer) -> str:
     prompt = model.prompts.get(model.default_prompt_name or "", "")
     settings = (model.backend, width, str(model.dtype), model.max_seq_length, model.truncate_dim, prompt)
     digest.update(repr(settings).encode())
+    libraries = ("numpy", "tokenizers", *(("numba",) if model.backend == "numba" else ()))
+    digest.update(repr([version(library) for library in libraries]).encode())
     for name, weights in sorted(model._bert.weights.items()):
         digest.update(name.encode())
         _add(digest, weights)
@@ -76,13 +79,16 @@ def cached(encode: Encode, folder: str | os.PathLike[str], model: str) -> Encode
         missing = [row for row, key in enumerate(keys) if key not in known]
         if missing:
             fresh = np.asarray(encode([texts[row] for row in missing]))
+            if fresh.ndim != 2 or len(fresh) != len(missing) or fresh.dtype.str not in ("<f4", "<f8"):
+                found = f"{fresh.dtype} of shape {fresh.shape}"
+                raise ValueError(f"encode: found {found}, wanted float32 or float64 vectors ({len(missing)}, D)")
             entries = {keys[row]: _pack(vector) for row, vector in zip(missing, fresh, strict=True)}
             with _open(path) as database:
                 database.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", entries.items())
             known.update(entries)
         try:
             return np.stack([_unpack(known[key]) for key in keys])
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, AttributeError):
             raise ValueError(f"{path}: a vector is damaged; the embeddings there can be deleted") from None
 
     return encode_or_read

@@ -18,6 +18,13 @@ from minilm_np.evaluate.tasks import FORMATS, Task, task_named
 
 Row = tuple[str, Mapping[str, Any]]  # where it stands, for messages; its fields by name
 
+MOST = 2**31  # whole numbers are below: pytrec_eval ends the interpreter at larger ones
+
+
+class Id:
+    """A text that is UTF-8; pytrec_eval ends the interpreter at half of a surrogate pair."""
+
+
 FIELDS: dict[str, dict[str, Any]] = {  # what a row must have, by type of task; of retrieval, by part
     "STS": {"sentence1": str, "sentence2": str, "score": float},
     "PairClassification": {"sentence1": str, "sentence2": str, "label": int},
@@ -25,9 +32,9 @@ FIELDS: dict[str, dict[str, Any]] = {  # what a row must have, by type of task; 
     "Clustering": {"sentences": [str], "labels": [object]},
     "Reranking": {"query": (str, [str]), "positive": [str], "negative": [str]},
     "Summarization": {"human_summaries": [str], "machine_summaries": [str], "relevance": [float]},
-    "corpus": {"_id": str, "text": str},
-    "queries": {"_id": str, "text": str},
-    "qrels": {"query-id": str, "corpus-id": str, "score": int},
+    "corpus": {"_id": Id, "text": str},
+    "queries": {"_id": Id, "text": str},
+    "qrels": {"query-id": Id, "corpus-id": Id, "score": int},
 }
 
 
@@ -208,7 +215,8 @@ def _checked(where: str, row: Mapping[str, Any], name: str, kind: Any) -> Any:
 
 _KINDS = {
     str(str): "a text",
-    str(int): "a whole number",
+    str(Id): "a text without half surrogate pairs",
+    str(int): "a whole number below 2**31",
     str(float): "a number",
     str(object): "a whole number or a text",
     str([str]): "a list of texts",
@@ -227,6 +235,8 @@ def _as(value: Any, kind: Any) -> Any:
             return None
         found = [_as(item, kind[0]) for item in value]
         return None if None in found else found
+    if kind is Id:
+        return value if isinstance(value, str) and not re.search("[\ud800-\udfff]", value) else None
     if kind is str:
         return value if isinstance(value, str) else None
     if kind is object:
@@ -239,6 +249,6 @@ def _as(value: Any, kind: Any) -> Any:
         return None
     if isinstance(value, str) and "_" in value:  # Python's 1_000
         return None
-    if not math.isfinite(number) or (kind is int and number != int(number)):
+    if not math.isfinite(number) or (kind is int and (number != int(number) or abs(number) >= MOST)):
         return None
     return kind(number)

@@ -440,6 +440,15 @@ class InformationRetrievalEvaluator(Evaluator):
         self.corpus_ids = sorted(corpus)  # so that the first of equals is the one with the lower id
         self.corpus = [corpus[document] for document in self.corpus_ids]
         self.relevant_docs, self.corpus_chunk_size = relevant_docs, corpus_chunk_size
+        for measure, cuts in (
+            ("mrr", mrr_at_k),
+            ("ndcg", ndcg_at_k),
+            ("accuracy", accuracy_at_k),
+            ("precision_recall", precision_recall_at_k),
+            ("map", map_at_k),
+        ):
+            if any(k < 1 for k in cuts) or (measure == "ndcg" and not cuts):
+                raise ValueError(f"{measure}_at_k: found {list(cuts)}, wanted 1 or more, of ndcg at least one")
         self.mrr_at_k, self.ndcg_at_k, self.accuracy_at_k = mrr_at_k, ndcg_at_k, accuracy_at_k
         self.precision_recall_at_k, self.map_at_k = precision_recall_at_k, map_at_k
         self.batch_size, self.truncate_dim, self.score_functions = batch_size, truncate_dim, score_functions
@@ -552,3 +561,5 @@ def _same_length(**columns: Sequence[Any]) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"found {', '.join(f'{n} {name}' for name, n in lengths.items())}; wanted as many of each")
+    if not all(lengths.values()):
+        raise ValueError(f"{', '.join(lengths)}: found none, wanted one or more")

@@ -136,7 +136,7 @@ def classification(
             "accuracy": 100 * float(accuracy_score(y_test, predicted)),
             "f1": 100 * float(f1_score(y_test, predicted, average="macro")),
         }
-        if len(set(y_train)) == 2 and y_test.dtype.kind in "iub":
+        if set(y_train.tolist()) == {0, 1}:
             found["ap"] = 100 * float(average_precision_score(y_test, predicted))
         experiments.append(found)
     return _means(experiments), experiments

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Result:
             return "exact"
         if name == self.task.main and abs(self.scores[name] - self.task.stored) <= EXACT:
             return f"close: {self.task.stored_by} has stored {self.task.stored:.4f} for this model{self._why()}"
-        if self.task.type == "Classification":
+        if self.task.type == "Classification" and self.details:
             spread = np.std([found[name] for found in self.details])
             error = 2 * float(spread) * (2 / len(self.details)) ** 0.5
             if abs(self.difference(name)) <= error:
@@ -72,15 +73,20 @@ class Result:
             "task": self.task.name,
             "type": self.task.type,
             "main_measure": self.task.main,
-            "scores": self.scores,
+            "scores": _finite(self.scores),
             "card": self.task.card,
             "stored": {"score": self.task.stored, "by": self.task.stored_by},
             "verdict": self.verdict(),
-            "details": self.details,
+            "details": [_finite(scores) for scores in self.details],
             "texts": self.texts,
             "seconds": self.seconds,
             "encode_seconds": self.encode_seconds,
         }
+
+
+def _finite(scores: Scores) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {name: score if np.isfinite(score) else None for name, score in scores.items()}
 
 
 def evaluate(
@@ -103,10 +109,8 @@ def evaluate(
     row = task_named(task) if isinstance(task, str) else task
     source = data if data is not None and not isinstance(data, str | os.PathLike) else _source(data)
     if row.parts:
-        results = [evaluate(encoder, part, source, batch_size=batch_size, on_texts=on_texts) for part in row.parts]
-        scores = {name: float(np.mean([result.scores[name] for result in results])) for name in results[0].scores}
-        sums = (sum(getattr(result, name) for result in results) for name in ("texts", "seconds", "encode_seconds"))
-        return Result(row, scores, [result.scores for result in results], *sums)
+        parts = [evaluate(encoder, part, source, batch_size=batch_size, on_texts=on_texts) for part in row.parts]
+        return mean_of(row, parts)
     meter = _Meter(encoder, batch_size, on_texts)
     start = time.perf_counter()
     try:
@@ -118,6 +122,13 @@ def evaluate(
     if not np.isfinite(scores[row.main]):
         raise ValueError(f"{row.name}: {row.main} is {scores[row.main]}: are the encoder's vectors all the same?")
     return Result(row, scores, details, meter.texts, time.perf_counter() - start, meter.seconds)
+
+
+def mean_of(task: Task, parts: Sequence[Result]) -> Result:
+    """The result of a row that is the mean of others, of theirs."""
+    scores = {name: float(np.mean([part.scores[name] for part in parts])) for name in parts[0].scores}
+    sums = (sum(getattr(part, name) for part in parts) for name in ("texts", "seconds", "encode_seconds"))
+    return Result(task, scores, [part.scores for part in parts], *sums)
 
 
 def _source(data: str | os.PathLike[str] | None) -> Source:
@@ -134,16 +145,16 @@ class _Meter:
             model = encoder
             self._encode: Encode = lambda texts: np.asarray(model.encode(texts, truncation="ignore"))
         else:
-            self._encode = encoder
+            self._encode = partial(_call, encoder)
 
     def __call__(self, texts: list[str]) -> Array:
         parts = []
         for start in range(0, len(texts), self._batch_size):
             some = texts[start : start + self._batch_size]
             begin = time.perf_counter()
-            vectors = np.asarray(self._encode(some))
+            vectors = self._encode(some)
             self.seconds += time.perf_counter() - begin
-            if vectors.ndim != 2 or len(vectors) != len(some) or vectors.dtype.kind != "f":
+            if vectors.ndim != 2 or len(vectors) != len(some) or not vectors.shape[1] or vectors.dtype.kind != "f":
                 found = f"{vectors.dtype} of shape {vectors.shape}"
                 raise ValueError(f"encoder: found {found}, wanted floating-point vectors ({len(some)}, D)")
             if not np.isfinite(vectors).all():
@@ -156,6 +167,19 @@ class _Meter:
         if len({vectors.shape[1:] for vectors in parts}) > 1:
             raise ValueError("encoder: found vectors of different sizes")
         return np.concatenate(parts)
+
+
+def _call(encoder: Encode, texts: list[str]) -> Array:
+    """What a foreign encoder gives, as an array; whatever it raises is one ValueError."""
+    try:
+        vectors: Any = encoder(texts)
+        if hasattr(vectors, "detach"):  # a PyTorch tensor, of which NumPy has no bfloat16
+            vectors = vectors.detach().cpu()
+            vectors = vectors.float() if vectors.element_size() < 4 else vectors
+        return np.asarray(vectors)
+    except Exception as error:
+        raised = "" if isinstance(error, ValueError) else f"raised {type(error).__name__}: "
+        raise ValueError(f"encoder: {raised}{' '.join(str(error).split())[:300]}") from error
 
 
 # --- data to protocols -------------------------------------------------------------------------
@@ -187,6 +211,9 @@ def _pair_classification(encode: Encode, task: Task, source: Source) -> tuple[Sc
 
 def _classification(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
     train, test = (_columns(read(source, task, part), task, "text", "label") for part in ("train", "test"))
+    kinds = {type(label).__name__ for label in (*train[1], *test[1])}
+    if len(kinds) > 1:
+        raise ValueError(f"{task.name}: found labels that are {' and '.join(sorted(kinds))}, wanted one of them")
     if len(set(train[1])) < 2:
         raise ValueError(f"{task.name}: found one label in train, wanted two or more")
     return protocols.classification(encode, (train[0], train[1]), (test[0], test[1]), task.samples_per_label)
@@ -221,9 +248,9 @@ def _summarization(encode: Encode, task: Task, source: Source) -> tuple[Scores, 
     samples = list(read(source, task))
     for number, sample in enumerate(samples, 1):
         summaries, relevance = len(sample["machine_summaries"]), len(sample["relevance"])
-        if summaries != relevance or summaries < 2:
+        if summaries != relevance or summaries < 3:
             found = f"{summaries} machine summaries, {relevance} relevances"
-            raise ValueError(f"{task.name}, row {number}: found {found}, wanted two or more, a relevance each")
+            raise ValueError(f"{task.name}, row {number}: found {found}, wanted three or more, a relevance each")
         if not sample["human_summaries"]:
             raise ValueError(f"{task.name}, row {number}: found no human summary, wanted one or more")
     if not any(len(set(sample["relevance"])) > 1 for sample in samples):
