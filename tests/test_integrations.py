@@ -306,7 +306,7 @@ def test_the_cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
-    def keep(name: str, config: str, splits: dict[str, dict[str, list[Any]]]) -> None:
+    def keep(name: str, config: str, splits: dict[str, dict[str, list[Any]]], revision: str = "") -> None:
         task = all_tasks()[name]
 
         class Builder(datasets.GeneratorBasedBuilder):  # type: ignore[misc, name-defined]
@@ -327,7 +327,7 @@ def test_the_cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             dataset_name=task.dataset.split("/")[1],  # type: ignore[union-attr]
             repo_id=task.dataset,
             config_name=config,
-            hash=task.revision,
+            hash=revision or task.revision,
         )
         builder.download_and_prepare()
 
@@ -335,6 +335,8 @@ def test_the_cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     keep(
         "STS12", "default", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}, "test_other": {"x": [1]}}
     )
+    keep("STS12", "default", {"test": {"sentence1": ["x"], "sentence2": ["y"], "score": [1.0]}}, "another" * 5)
+    keep("STS13", "default", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}}, "another" * 5)
     keep("TwitterURLCorpus", "default", {"test": {"sent1": [FIRST], "sent2": [SECOND], "labels": [HALVES[:40]]}})
     keep("STS17.en-en", "en-en", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}})
     keep("NFCorpus", "corpus", {"corpus": {"_id": ["a", "b"], "title": ["", "t"], "text": FIRST[:2]}})
