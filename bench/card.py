@@ -152,10 +152,11 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = weights.find_or_fetch().folder
     if arguments.speed:
-        print(speed(folder, arguments.data, arguments.rounds))
+        # first: a process's largest size begins with that of the one that has started it
         command = [sys.executable, "-c", MEMORY, str(folder), str(arguments.data)]
         before, after = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         print(f"NFCorpus: at most {after} MB resident, {before} MB of them before it")
+        print(speed(folder, arguments.data, arguments.rounds))
         return
     text = markdown(measure(folder, arguments.data, arguments.kept, arguments.task, arguments.encoder))
     print(text)
