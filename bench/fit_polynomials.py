@@ -31,6 +31,7 @@ def minimax(x: Array, wanted: Array, relative_to: Array, degree: int, rounds: in
 
 
 def fit_gelu(scale: float, dtype: str = "float32") -> tuple[list[float], float]:
+    """P's coefficients from the highest power down, and its largest relative error."""
     # what is left of float64's is rounding noise, which more rounds would only chase
     degree, a_max, rounds = (7, 13.0, 300) if dtype == "float32" else (20, 37.0, 1)
     t_min = 1 / (1 + scale * a_max)

@@ -269,10 +269,8 @@ def _crosscheck(arguments: argparse.Namespace) -> int:
             plot(report, arguments.plot)
         if arguments.junit is not None:
             _write_atomically(arguments.junit, lambda file: _write_text(file, report.to_junit()))
-        if arguments.json is not None and str(arguments.json) != "-":
-            _write_atomically(arguments.json, lambda file: _write_text(file, report.to_json()))
     finally:
-        print(report.to_json() if str(arguments.json) == "-" else report)
+        _write_and_print(arguments.json, report.to_json(), str(report))
     return 0 if report.ok else 1
 
 
@@ -321,12 +319,7 @@ def _equivalence(arguments: argparse.Namespace) -> int:
         return encode_in_batches(name, encode, [texts[i : i + 32] for i in range(0, len(texts), 32)])
 
     found = equivalence(embed(arguments.against), embed(arguments.target), k=arguments.k, threshold=arguments.threshold)
-    written = json.dumps(found.to_dict(), indent=1)
-    try:
-        if arguments.json is not None and str(arguments.json) != "-":
-            _write_atomically(arguments.json, lambda file: _write_text(file, written))
-    finally:
-        print(written if str(arguments.json) == "-" else found)
+    _write_and_print(arguments.json, json.dumps(found.to_dict(), indent=1), str(found))
     return 0 if found.go else 1
 
 
@@ -372,11 +365,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         if results:
             everything = {"encoder": encoder, "results": [result.to_dict() for result in results]}
             written = json.dumps(everything, indent=1, allow_nan=False)
-            try:
-                if arguments.json is not None and str(arguments.json) != "-":
-                    _write_atomically(arguments.json, lambda file: _write_text(file, written))
-            finally:
-                print(written if str(arguments.json) == "-" else report.table(results, all_measures=arguments.measures))
+            _write_and_print(arguments.json, written, report.table(results, all_measures=arguments.measures))
     return 1 if any(result.verdict() == "differs" for result in results) else 0
 
 
@@ -462,6 +451,15 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         with part.open("wb") as file:
             write(file)
         part.replace(path)
+
+
+def _write_and_print(path: Path | None, written: str, shown: str) -> None:
+    """JSON to the file, or to stdout if that is "-"; what is shown otherwise is shown even if the file fails."""
+    try:
+        if path is not None and str(path) != "-":
+            _write_atomically(path, lambda file: _write_text(file, written))
+    finally:
+        print(written if str(path) == "-" else shown)
 
 
 def _write_text(file: BinaryIO, text: str) -> None:

@@ -235,7 +235,7 @@ class Encoder:
         self._forward(self.tokens(sentences), seen.__setitem__)
         return seen
 
-    def _forward(self, tokens: Tokens, observe: model.Observer | None = None, team: model.Ops | None = None) -> Array:
+    def _forward(self, tokens: Tokens, observe: model.Observer = None, team: model.Ops | None = None) -> Array:
         bert = self._bert._replace(ops=team) if team else self._bert
         return model.forward(bert, *tokens, observe)
 

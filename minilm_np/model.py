@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Observer = Callable[[str, Any], None]  # called with a stage's name and its value, which it must not change
+Observer = Callable[[str, Any], None] | None  # called with a stage's name and its value, which it must not change
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,7 @@ def embeddings(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Arr
     return ops.embed(token_ids, token_type_ids, position_ids, w["embeddings"], norm, config.layer_norm_eps)
 
 
-def self_attention(
-    bert: Bert, name: str, hidden_states: Array, offsets: Array, observe: Observer | None
-) -> Array:  # (T, H) -> (T, H)
+def self_attention(bert: Bert, name: str, hidden_states: Array, offsets: Array, observe: Observer) -> Array:
     """Every token gathers from its own sentence's tokens, in N heads of D = H / N columns (post-norm)."""
     config, ops, w = bert
     qkv = ops.linear(hidden_states, w[f"{name}.self"], None)  # (T, 3H)
@@ -113,10 +111,10 @@ def self_attention(
         observe(f"{name}.self.attention_probs", ops.attention_probs(qkv, offsets, config.num_attention_heads))
         observe(f"{name}.self.context", context)
         observe(f"{name}.output", output)
-    return output
+    return output  # (T, H)
 
 
-def feed_forward(bert: Bert, name: str, attention_output: Array, observe: Observer | None) -> Array:  # (T, H) -> (T, H)
+def feed_forward(bert: Bert, name: str, attention_output: Array, observe: Observer) -> Array:  # (T, H) -> (T, H)
     """Every token by itself: up to I, activation, down to H; then residual and LayerNorm."""
     config, ops, w = bert
     intermediate = ops.linear(attention_output, w[f"{name}.intermediate.dense"], config.hidden_act)  # (T, I)
@@ -128,47 +126,39 @@ def feed_forward(bert: Bert, name: str, attention_output: Array, observe: Observ
     return output
 
 
-def encoder_layer(
-    bert: Bert, name: str, hidden_states: Array, offsets: Array, observe: Observer | None
-) -> Array:  # (T, H) -> (T, H)
-    attention_output = self_attention(bert, f"{name}.attention", hidden_states, offsets, observe)
-    return feed_forward(bert, name, attention_output, observe)
+def encoder_layer(bert: Bert, name: str, hidden_states: Array, offsets: Array, observe: Observer) -> Array:
+    attention_output = self_attention(bert, f"{name}.attention", hidden_states, offsets, observe)  # (T, H)
+    return feed_forward(bert, name, attention_output, observe)  # (T, H)
 
 
-def encoder(
-    bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, observe: Observer | None = None
-) -> Array:  # (T,) -> (T, H)
+def encoder(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, observe: Observer = None) -> Array:
     """Token embeddings: what each token means in its sentence. Arguments as in `forward`."""
     hidden_states = embeddings(bert, token_ids, token_type_ids, offsets)  # (T, H)
     if observe:
         observe("embeddings", hidden_states)
     for i in range(bert.config.num_hidden_layers):
         hidden_states = encoder_layer(bert, f"encoder.layer.{i}", hidden_states, offsets, observe)
-    return hidden_states
+    return hidden_states  # (T, H)
 
 
-def sentence_embeddings(
-    bert: Bert, hidden_states: Array, offsets: Array, observe: Observer | None = None
-) -> Array:  # (T, H) -> (B, H)
+def sentence_embeddings(bert: Bert, hidden_states: Array, offsets: Array, observe: Observer = None) -> Array:
     """One vector of each sentence's token embeddings: their mean, say, scaled to length 1."""
     pooled = bert.ops.pool(hidden_states, offsets, bert.config.pooling_mode)  # (B, H)
     normalized = bert.ops.l2_normalize(pooled) if bert.config.normalize else pooled  # (B, H)
     if observe:
         observe("pooled", pooled)
         observe("sentence_embedding", normalized)
-    return normalized
+    return normalized  # (B, H)
 
 
-def forward(
-    bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, observe: Observer | None = None
-) -> Array:  # (T,) -> (B, H)
+def forward(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, observe: Observer = None) -> Array:
     """Sentence embeddings of packed word pieces.
 
     token_ids (T,) below V. token_type_ids (T,): 0, or 1 in the second text of a pair. offsets (B + 1,), from 0 to
     T, rising: sentence b is tokens offsets[b]:offsets[b+1]. `observe` is called with every stage of `stage_names`.
     """
     hidden_states = encoder(bert, token_ids, token_type_ids, offsets, observe)  # (T, H)
-    return sentence_embeddings(bert, hidden_states, offsets, observe)
+    return sentence_embeddings(bert, hidden_states, offsets, observe)  # (B, H)
 
 
 def stage_names(config: BertConfig) -> list[str]:

@@ -242,7 +242,7 @@ class Simulator:
         named = {name: Named(name, value) for name, value in bert.weights.items() if name != "embeddings"}
         return bert._replace(weights={**bert.weights, **named})
 
-    def _forward(self, variant: Variant, batch: Batch, observe: model.Observer | None) -> Array:
+    def _forward(self, variant: Variant, batch: Batch, observe: model.Observer) -> Array:
         bert = self._bert(replace(Variant(), **{field: getattr(variant, field) for field in OF_PARAMETERS}))
         wrong = WrongOps(variant, batch, bert)
         with np.errstate(all="ignore"):  # a wrong variant may well overflow
