@@ -269,7 +269,7 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 @needs_jit
 def test_helpers_do_their_share() -> None:
-    """A large product takes less time: half is the ideal. The best of 200, for a busy machine."""
+    """A large product takes less time: half is the ideal. Once in 20 seconds is enough, for a busy machine."""
     if available_cpus() < 2:
         pytest.skip("one CPU")
     dense, x = kernels.prepare_dense(normal(8 * PANEL, 16 * PANEL), normal(8 * PANEL)), normal(2000, 16 * PANEL)
@@ -278,7 +278,9 @@ def test_helpers_do_their_share() -> None:
     team.linear(x, dense, None)
     alone = min(_seconds(lambda: kernels.linear(x, dense, None)) for _ in range(5))
     team.assemble()
-    shared = min(_seconds(lambda: team.linear(x, dense, None)) for _ in range(200))
+    shared, end = math.inf, time.monotonic() + 20
+    while shared >= 0.85 * alone and time.monotonic() < end:
+        shared = min(shared, _seconds(lambda: team.linear(x, dense, None)))
     assert shared < 0.85 * alone
 
 
