@@ -1,6 +1,6 @@
 """Which mistake is taken for which? `python bench/confusion.py --write` puts the matrix into docs/crosscheck.md.
 
-Every fault of tests/faults.py is made in PyTorch and cross-checked. Needs the parity extra; some minutes.
+Every fault of tests/support/faults.py is made in PyTorch and cross-checked. Needs the parity extra; some minutes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Row(NamedTuple):
 
 def visible_faults() -> list[str]:
     """Every fault that a final vector can show."""
-    from faults import FAULTS, INVISIBLE
+    from support.faults import FAULTS, INVISIBLE
 
     return [name for name in FAULTS if not INVISIBLE.fullmatch(name)]
 
 
 def confusion(folder: Path, faults: Sequence[str]) -> list[Row]:
     """Make each of these faults and see what it is taken for."""
-    from faults import FAULTS, Backend
+    from support.faults import FAULTS, Backend
 
     from minilm_np.crosscheck import crosscheck
 

@@ -1,7 +1,7 @@
 """How far from the truth is every stage? `python bench/fidelity.py` measures and writes the table in README.md.
 
 The truth is minilm_np in float64. PyTorch in float64 confirms it, stage by stage; then the float32 runs of both are
-measured against it. Needs the parity extra. tests/test_parity.py asserts what this measures.
+measured against it. Needs the parity extra. tests/test_model_parity.py asserts what this measures.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ prepare_dense = Dense  # this op set computes with the checkpoint's layout as it
 
 # 0.5 * erfc(a / sqrt(2)) = exp(-a^2 / 2) * t * P(t), t = 1 / (1 + 0.3 a), a >= 0. P is fitted: of degree 7 for float32
 # (relative error 1.1e-7, half a float32 ulp), of degree 20 for float64 (5e-15; the C library's erfc, one element at a
-# time, is nearer around 0 and four times as slow). bench/fit_polynomials.py computes these numbers.
+# time, is nearer around 0 and four times as slow). bench/generate/polynomials.py computes these numbers.
 TAIL_SCALE = 0.3
 # fmt: off
 TAIL_COEFFICIENTS = (  # of t^7, t^6, ... t^0

@@ -7,10 +7,10 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-import fit_polynomials
 import numpy as np
 import numpy.typing as npt
 import pytest
+from generate import polynomials
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -77,10 +77,10 @@ def test_gelu_at_the_ends(x: float, dtype: str) -> None:
 
 
 def test_gelu_coefficients_come_from_the_fit() -> None:
-    coefficients, error = fit_polynomials.fit_gelu(ops.TAIL_SCALE)
+    coefficients, error = polynomials.fit_gelu(ops.TAIL_SCALE)
     np.testing.assert_allclose(coefficients, ops.TAIL_COEFFICIENTS, atol=1e-7)
     assert error < 1.2e-7
-    coefficients, error = fit_polynomials.fit_gelu(ops.TAIL_SCALE, "float64")
+    coefficients, error = polynomials.fit_gelu(ops.TAIL_SCALE, "float64")
     t = np.linspace(1 / 12, 1, 100)  # each coefficient is uncertain, the polynomial is not
     found, wanted = np.polyval(coefficients, t), np.polyval(ops.TAIL_COEFFICIENTS_FLOAT64, t)
     np.testing.assert_allclose(found, wanted, rtol=3e-14)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.paths import REPOSITORY
 
 from minilm_np import SentenceTransformer, WeightsError, WeightsNotFoundError, weights
 
@@ -179,7 +180,7 @@ def test_one_flipped_bit_is_refused(
 
 
 def test_the_table_in_weights_readme(weights_folder: Path) -> None:
-    readme = Path(__file__).parent.parent / "weights" / "README.md"
+    readme = REPOSITORY / "weights" / "README.md"
     rows = re.findall(r"^\| (\S+) \| (\d+) \| ([0-9a-f]{64}) \|$", readme.read_text(), re.M)
     assert {file: sha256 for file, _, sha256 in rows} == weights.SHA256
     assert all((weights_folder / file).stat().st_size == int(size) for file, size, _ in rows)

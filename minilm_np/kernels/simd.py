@@ -295,7 +295,7 @@ def sum_of(typing: Any, x: Any) -> Any:
 # --- 2^x and the normal distribution ----------------------------------------------------------
 
 
-# P in 2^r = 1 + r P(r), |r| <= 1/2, from the highest power down; bench/fit_polynomials.py computes these numbers.
+# P in 2^r = 1 + r P(r), |r| <= 1/2, from the highest power down; bench/generate/polynomials.py computes these numbers.
 EXP2_COEFFICIENTS = (0.000153533613, 0.00133988745, 0.00961843736, 0.0555033247, 0.240226479, 0.693147203)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import BATCH
+from support.tolerances import BATCH
 
 import minilm_np
 from minilm_np import SentenceTransformer, encoder

@@ -1,19 +1,19 @@
-"""Every stage against what PyTorch computed in float64 (tests/golden/make_goldens.py); needs no PyTorch."""
+"""Every stage against what PyTorch computed in float64 (bench/generate/pytorch_reference.py); needs no PyTorch."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from corpus import TEXTS
 from fidelity import kind, our_stages
-from golden.make_goldens import GOLDENS, sample
+from generate.pytorch_reference import REFERENCE, sample
 from safetensors.numpy import load_file
-from tolerances import FLOAT32, GOLDEN64, STORED, assert_close
+from support.texts import TEXTS
+from support.tolerances import FLOAT32, GOLDEN64, STORED, assert_close
 
 from minilm_np import SentenceTransformer
 from minilm_np.model import stage_names
 
-ARRAYS = load_file(GOLDENS)
+ARRAYS = load_file(REFERENCE)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -59,4 +59,4 @@ def test_the_sample_visits_everything(T: int) -> None:
 def test_every_golden_is_used(model: SentenceTransformer) -> None:
     stages = ["token_ids", "token_type_ids", *stage_names(model.config)]
     assert set(ARRAYS) == {f"{name}/{stage}" for name in TEXTS for stage in stages}
-    assert GOLDENS.stat().st_size < 3_000_000
+    assert REFERENCE.stat().st_size < 3_000_000

@@ -19,15 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import fit_polynomials
 import numpy as np
 import numpy.typing as npt
 import pytest
-from corpus import TEXTS
 from fidelity import kind, our_stages
+from generate import polynomials
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import FLOAT32, assert_close
+from support.texts import TEXTS
+from support.tolerances import FLOAT32, assert_close
 
 from minilm_np import SentenceTransformer, encoder, kernels, ops
 from minilm_np.encoder import _cut_by_tokens
@@ -152,7 +152,7 @@ def test_exp2_and_gelu_are_as_exact_as_their_docstrings_say() -> None:
 
 
 def test_exp2_coefficients_come_from_the_fit() -> None:
-    coefficients, error = fit_polynomials.fit_exp2()
+    coefficients, error = polynomials.fit_exp2()
     np.testing.assert_allclose(coefficients, simd.EXP2_COEFFICIENTS, rtol=1e-5)
     assert error < 2.1e-9
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerances import BATCH, assert_close
+from support.tolerances import BATCH, assert_close
 
 from minilm_np import SentenceTransformer
 

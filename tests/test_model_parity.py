@@ -21,8 +21,8 @@ with warnings.catch_warnings():  # what PyTorch's and transformers' own imports 
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the parity extra")
 
 import fidelity
-from corpus import NASTY, TEXTS, Text
-from tolerances import BATCH, FLOAT32, FLOAT64, OTHER, VECTORS, assert_close
+from support.texts import NASTY, TEXTS, Text
+from support.tolerances import BATCH, FLOAT32, FLOAT64, OTHER, VECTORS, assert_close
 
 pytestmark = pytest.mark.parity
 SLACK = 2.5  # our float32 error may be this many times PyTorch's; measured 1.8 (query, SkylakeX kernels), 1.2 (Haswell)

@@ -1,4 +1,4 @@
-"""Which probe shows which mistake? `python bench/detection_power.py` writes minilm_np/crosscheck/detection.json."""
+"""Which probe shows which mistake? Writes minilm_np/crosscheck/detection.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minilm_np.crosscheck.goldens import detection_power
 
-FILE = Path(__file__).parent.parent / "minilm_np" / "crosscheck" / "detection.json"
+FILE = Path(__file__).parents[2] / "minilm_np" / "crosscheck" / "detection.json"
 
 if __name__ == "__main__":
     table = detection_power()

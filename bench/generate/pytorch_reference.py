@@ -1,8 +1,8 @@
-"""Writes goldens.safetensors: what PyTorch computes, in float64, at every stage, for the texts of tests/corpus.py.
+"""Write tests/reference/pytorch.safetensors: every stage in PyTorch float64 for the texts of tests/support/texts.py.
 
-`python tests/golden/make_goldens.py` in a checkout with the parity extra. The result is the same bytes every time on
-one machine. All stages whole would be 25 MB, so the larger ones are sampled (see `sample`); word pieces, pooled and
-sentence_embedding are whole. Stored as float32.
+`python bench/generate/pytorch_reference.py` needs the parity extra. One machine writes the same bytes every time. The
+larger stages are sampled (see `sample`), because all of them would be 25 MB; word pieces, pooled and
+sentence_embedding are complete. Values are stored as float32.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-HERE = Path(__file__).parent
-GOLDENS = HERE / "goldens.safetensors"
+REPOSITORY = Path(__file__).parents[2]
+REFERENCE = REPOSITORY / "tests" / "reference" / "pytorch.safetensors"
 SAMPLE = 384  # elements of a stage; the hidden size, so that every column occurs
 
 
@@ -38,13 +38,13 @@ def sample(stage: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def main() -> None:
-    sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent / "bench")]
+    sys.path[:0] = [str(REPOSITORY / folder) for folder in ("tests", "bench")]
     import tokenizers
     import torch
     import transformers
-    from corpus import TEXTS
     from fidelity import load_bert, pytorch_stages
     from safetensors.numpy import save_file
+    from support.texts import TEXTS
 
     from minilm_np import SentenceTransformer, weights
 
@@ -67,8 +67,8 @@ def main() -> None:
         "sampled": " ".join((sample.__doc__ or "").split()),
     }
     # One key: the library writes several in another order every time.
-    save_file(arrays, GOLDENS, metadata={"made with": json.dumps(versions)})
-    print(f"{GOLDENS.name}: {len(TEXTS)} texts, {len(arrays)} arrays, {GOLDENS.stat().st_size:,} bytes")
+    save_file(arrays, REFERENCE, metadata={"made with": json.dumps(versions)})
+    print(f"{REFERENCE.name}: {len(TEXTS)} texts, {len(arrays)} arrays, {REFERENCE.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How far may a right float32 backend be from the truth? `python bench/derive_tolerances.py` measures it.
+"""How far may a right float32 backend be from the truth? `python bench/generate/tolerances.py` measures it.
 
 Writes minilm_np/crosscheck/tolerances.json: for every stage the largest error of any element over the probes, of this
 package's float32 (NumPy with each of OpenBLAS' kernels that run here, Numba) and of PyTorch's, against float64. What
@@ -14,12 +14,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from fidelity import load_bert, our_stages, pytorch_stages
 
 from minilm_np import SentenceTransformer, weights
 from minilm_np.crosscheck.probes import PROBES
 
-FILE = Path(__file__).parent.parent / "minilm_np" / "crosscheck" / "tolerances.json"
+FILE = Path(__file__).parents[2] / "minilm_np" / "crosscheck" / "tolerances.json"
 KERNELS = ("Katmai", "Sandybridge", "Haswell", "SkylakeX")  # no vectors, AVX, AVX2, AVX-512
 OF_ALL = ("pooled", "sentence_embedding")  # asked of every probe, other stages of some
 

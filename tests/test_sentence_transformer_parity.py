@@ -1,6 +1,6 @@
 """A drop-in for sentence-transformers 6.2: the same calls on both, and the same values, shapes, dtypes and errors.
 
-Where ours differs on purpose, the table in README.md says so, and tests/test_interface.py holds it.
+Where ours differs on purpose, the table in README.md says so, and tests/test_sentence_transformer.py holds it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from corpus import NASTY
-from tolerances import BATCH, VECTORS, assert_close
+from support.texts import NASTY
+from support.tolerances import BATCH, VECTORS, assert_close
 
 from minilm_np import SentenceTransformer
 

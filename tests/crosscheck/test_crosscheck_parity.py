@@ -19,9 +19,9 @@ with warnings.catch_warnings():  # what PyTorch's and transformers' own imports 
 
 import race
 from confusion import confusion, visible_faults
-from corpus import NASTY
-from faults import Backend
 from fidelity import our_stages, pytorch_stages
+from support.faults import Backend
+from support.texts import NASTY
 
 from minilm_np import SentenceTransformer
 from minilm_np.crosscheck import CannotCompareError, crosscheck, stage_texts

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import assert_close
+from support.tolerances import assert_close
 
 from minilm_np import SentenceTransformer
 from minilm_np import evaluate as ours

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tolerances import FLOAT32, FLOAT64
+from support.paths import REPOSITORY
+from support.tolerances import FLOAT32, FLOAT64
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -53,7 +54,7 @@ def test_every_command_is_listed() -> None:
 
 
 def test_files_named_exist() -> None:
-    top = Path(__file__).parent.parent
+    top = REPOSITORY
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links
     for name in [*links, *re.findall(r"`((?:bench|tests)/[\w./]+)`", README)]:

@@ -17,7 +17,7 @@ with warnings.catch_warnings():  # what PyTorch's and transformers' own imports 
     torch = pytest.importorskip("torch", reason="needs the parity extra")
     theirs: Any = pytest.importorskip("sentence_transformers.util", reason="needs the parity extra")
 
-from tolerances import assert_close
+from support.tolerances import assert_close
 
 pytestmark = pytest.mark.parity
 

@@ -24,7 +24,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from tolerances import FLOAT64, assert_close
+from support.paths import REPOSITORY
+from support.tolerances import FLOAT64, assert_close
 
 from minilm_np import SentenceTransformer, ops
 from minilm_np.cli import main
@@ -187,7 +188,7 @@ def test_a_bundle_is_not_written_over_anything(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
 def test_the_format_pages_javascript_reads_it(bundle: Path, tmp_path: Path) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "goldens.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "goldens.md").read_text(encoding="utf-8")
     script = page.split("```js\n")[1].split("```")[0]
     (tmp_path / "read.mjs").write_text(script)
     run = subprocess.run(
@@ -200,7 +201,7 @@ def test_the_format_pages_javascript_reads_it(bundle: Path, tmp_path: Path) -> N
 
 
 def test_the_format_pages_python_reads_it(bundle: Path, tmp_path: Path) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "goldens.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "goldens.md").read_text(encoding="utf-8")
     script = page.split("```python\n")[1].split("```")[0]
     output = subprocess.run(
         [sys.executable, "-c", script, bundle], check=True, capture_output=True, text=True, timeout=60
@@ -847,7 +848,7 @@ def test_bfloat16_rounds_to_the_nearest_and_ties_to_even() -> None:
 
 
 def test_the_numbers_in_the_docs_are_those_of_the_code() -> None:
-    docs = Path(__file__).parent.parent / "docs"
+    docs = REPOSITORY / "docs"
     page = (docs / "crosscheck.md").read_text(encoding="utf-8")
     assert f"{tolerance('sentence_embedding'):.1e} on the final vectors" in page
     assert K == 4 and "four times" in page and "four times" in (docs / "goldens.md").read_text(encoding="utf-8")

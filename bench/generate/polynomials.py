@@ -1,7 +1,7 @@
 """Where the coefficients of gelu (minilm_np/ops.py) and of exp2 (minilm_np/kernels/simd.py) come from.
 
-`python bench/fit_polynomials.py` prints them. Iteratively reweighted least squares in the Chebyshev basis approaches
-the minimax polynomial.
+`python bench/generate/polynomials.py` prints them. Iteratively reweighted least squares in the Chebyshev basis
+approaches the minimax polynomial.
 
 gelu: P in 0.5 erfc(a / sqrt(2)) = exp(-a^2 / 2) t P(t), t = 1 / (1 + 0.3 a), for 0 <= a <= 13 in float32, 37 in
 float64 (beyond it exp(-a^2 / 2) is nothing); 0.3 is the best of the scales 0.26 to 0.35.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_hub import FILES, SHA256, Hub, make_wheel, running_hub, start
+from support.fake_hub import FILES, SHA256, Hub, make_wheel, running_hub, start
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: refused at once
 

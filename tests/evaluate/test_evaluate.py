@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import assert_close
+from support.paths import REPOSITORY
+from support.tolerances import assert_close
 
 from minilm_np import SentenceTransformer, cli
 from minilm_np.evaluate import all_tasks, evaluate, protocols, table
@@ -381,7 +382,7 @@ LONG = ["STS12", "STS14", "SICK-R", "NFCorpus"]
 
 @pytest.fixture(scope="session")
 def eval_data() -> Path:
-    folder = Path(os.environ.get("MINILM_NP_EVAL_DATA") or Path(__file__).parents[2] / "shared" / "eval")
+    folder = Path(os.environ.get("MINILM_NP_EVAL_DATA") or REPOSITORY.parent / "shared" / "eval")
     if not folder.is_dir():
         pytest.skip(f"needs evaluation data, and {folder} is not there; $MINILM_NP_EVAL_DATA may name a folder")
     return folder
