@@ -1,0 +1,52 @@
+"""The assertion and the pytest plugin."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minilm_np import SentenceTransformer
+from minilm_np.crosscheck import (
+    assert_matches_minilm,
+)
+from minilm_np.crosscheck.mistakes import RIGHT, catalogue
+from minilm_np.crosscheck.truth import simulator
+
+Encode = Callable[[list[str]], Any]
+
+
+def made_with(*names: str) -> Encode:
+    """A backend that makes these mistakes of the catalogue."""
+    variant = RIGHT
+    for mistake in catalogue():
+        variant = mistake.apply(variant) if mistake.name in names else variant
+    return lambda texts: simulator().run(variant, texts, [range(len(texts))]).embeddings
+
+
+# --- pytest
+
+
+def test_the_assertion(model: SentenceTransformer) -> None:
+    assert_matches_minilm(lambda texts: model.encode(texts, truncation="ignore"))
+    with pytest.raises(AssertionError, match="cause    pooling-cls"):
+        assert_matches_minilm(made_with("pooling-cls"))
+
+
+def test_the_plugin(tmp_path: Path, weights_folder: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "def test_right(assert_matches_minilm, minilm_goldens):\n"
+        "    assert_matches_minilm(minilm_goldens.embeddings)\n"
+        "def test_wrong(assert_matches_minilm, minilm_goldens):\n"
+        "    assert_matches_minilm(minilm_goldens.embeddings[::-1])\n"
+    )
+    environment = {**os.environ, "MINILM_NP_WEIGHTS": str(weights_folder)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert "1 failed, 1 passed" in run.stdout, run.stdout + run.stderr
+    assert "cause    rows-out-of-order" in run.stdout
