@@ -7,10 +7,11 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class Encoder:
     local_files_only: never use the network.
     cache_folder, revision: the Hugging Face cache to look in, and the commit or branch wanted of it.
 
+    `weights` maps the checkpoint's parameter names to read-only arrays, dense weights as (outputs, inputs).
     Afterwards `backend` says which op set computes and `backend_reason` why.
     Raises WeightsNotFoundError, WeightsError (both say what was found and what was wanted), ValueError; ImportError
     if backend="numba" and Numba does not work.
@@ -77,6 +79,7 @@ class Encoder:
             cache_folder=cache_folder,
             revision=revision,
         )
+        self.weights: Mapping[str, Array] = MappingProxyType(params)
         self._read_tokenizer(self.config.max_seq_length)
         kernels, self.backend_reason = _kernels(backend, self.dtype, self.config)
         if kernels:
@@ -229,11 +232,23 @@ class Encoder:
                 raise ValueError(f"tokens: {name}[{i}]: found {values[i]}, wanted 0 to {most}")
         return model.encoder(self._bert, *tokens)
 
-    def stages(self, sentences: str | Iterable[Text]) -> dict[str, Any]:
-        """Every named stage of the forward pass of one packed batch, in order; shapes: `model.stage_names`."""
-        seen: dict[str, Any] = {}
-        self._forward(self.tokens(sentences), seen.__setitem__)
-        return seen
+    def stages(self, sentences: str | Iterable[Text], *, detail: bool = False) -> dict[str, Any]:
+        """Compute one packed batch and return every stage of the forward pass by name, in order.
+
+        `minilm_np.model.stage_names(model.config)` lists the names and documents the shapes. With detail=True the
+        result also has what each step needs to be recomputed by hand, as `minilm_np.tape.detailed_stage_names` lists
+        it, and first "tokens": a list of str for each text. Errors as in `encode`.
+        """
+        tokens = self.tokens(sentences)
+        stages: dict[str, Any] = {}
+        if not detail:
+            self._forward(tokens, stages.__setitem__)
+            return stages
+        from minilm_np.tape import detailed_stages
+
+        strings = self.tokenizer.strings(tokens.token_ids)
+        stages["tokens"] = [strings[start:stop] for start, stop in pairwise(tokens.offsets)]
+        return stages | detailed_stages(self._bert, *tokens)
 
     def _forward(self, tokens: Tokens, observe: model.Observer = None, team: model.Ops | None = None) -> Array:
         bert = self._bert._replace(ops=team) if team else self._bert

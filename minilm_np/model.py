@@ -1,13 +1,13 @@
-"""BERT as a sentence encoder: the architecture, written once. What computes it, an op set, is passed in.
+"""The architecture: BERT as a sentence encoder, independent of the op set that computes it.
 
-Read from the bottom up: `forward`, `sentence_embeddings`, `encoder`, `embeddings`, `encoder_layer`, and its two halves
-`self_attention` and `feed_forward`. Each operation is a function of the op set: ops.py says in NumPy what it means.
+Read it from the bottom up: `forward` calls `encoder` and `sentence_embeddings`; each `encoder_layer` is
+`self_attention` followed by `feed_forward`. Every operation is a function of the op set; ops.py defines each in NumPy.
 
 T tokens of all sentences    B sentences    S tokens of one sentence    V vocabulary (30522)
 H hidden size (384)    N heads (12)    I intermediate size (1536)    L layers (6)
 
-Names of parameters and stages are the checkpoint's. Devlin et al. 2018 (BERT), Vaswani et al. 2017
-(attention), Reimers & Gurevych 2019 (pooling), Wang et al. 2020 (MiniLM).
+Parameters and stages have the checkpoint's names. Papers: Devlin et al. 2018 (BERT), Vaswani et al. 2017 (attention),
+Reimers & Gurevych 2019 (pooling), Wang et al. 2020 (MiniLM).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Observer = Callable[[str, Any], None] | None  # called with a stage's name and its value, which it must not change
+Observer = Callable[[str, Any], None] | None  # called with the name and the value of each stage; must not modify it
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The hyperparameters, under config.json's own names; then what the sentence encoder adds to BERT."""
+    """Hyperparameters under config.json's names, then the three that a sentence encoder adds to BERT."""
 
     vocab_size: int = 30522
     hidden_size: int = 384
@@ -37,12 +37,12 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     hidden_act: str = "gelu"
     pooling_mode: str = "mean"  # 1_Pooling/config.json
-    normalize: bool = True  # modules.json lists Normalize
+    normalize: bool = True  # whether modules.json lists Normalize
     max_seq_length: int = 256  # sentence_bert_config.json
 
 
 class Ops(Protocol):
-    """What an op set provides; minilm_np/ops.py says what each function computes."""
+    """The functions of an op set; minilm_np/ops.py documents what each computes."""
 
     def prepare_dense(self, weight: Array, bias: Array, /) -> Any: ...
     def embed(self, ids: Array, types: Array, positions: Array, tables: Any, norm: Any, eps: float, /) -> Array: ...
@@ -55,20 +55,17 @@ class Ops(Protocol):
 
 
 class Bert(NamedTuple):
-    """A model ready to run: what it is, what computes it, and its weights in that op set's layout."""
+    """A model ready to run."""
 
     config: BertConfig
     ops: Ops
-    weights: Mapping[str, Any]  # by the name of the module that uses them
-
-
-# --- parameters --------------------------------------------------------------------------------
+    weights: Mapping[str, Any]  # module name -> its weights, in the op set's layout
 
 
 def prepare(params: Mapping[str, Array], config: BertConfig, ops: Ops) -> Bert:
-    """Hand every dense layer to the op set, once, at load.
+    """Convert the parameters to the op set's layout, once, at load.
 
-    query, key and value are stacked into one (3H, H) layer, "attention.self": one large matmul, not three.
+    query, key and value become one (3H, H) dense layer, "attention.self": one large matrix product instead of three.
     """
 
     def both(name: str) -> tuple[Array, Array]:
@@ -91,7 +88,7 @@ def prepare(params: Mapping[str, Array], config: BertConfig, ops: Ops) -> Bert:
 
 
 def embeddings(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array) -> Array:  # (T,) -> (T, H)
-    """Word + token type + position, normalised; positions of offsets [0, 2, 5] are 0 1 0 1 2."""
+    """LayerNorm of word + token type + position embeddings; for offsets [0, 2, 5] the positions are 0 1 0 1 2."""
     config, ops, w = bert
     position_ids = np.arange(len(token_ids)) - np.repeat(offsets[:-1], np.diff(offsets))  # (T,)
     norm = w["embeddings.LayerNorm"]
@@ -99,7 +96,7 @@ def embeddings(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Arr
 
 
 def self_attention(bert: Bert, name: str, hidden_states: Array, offsets: Array, observe: Observer) -> Array:
-    """Every token gathers from its own sentence's tokens, in N heads of D = H / N columns (post-norm)."""
+    """Mix the tokens of each sentence, in N heads of D = H / N columns; then residual and LayerNorm (post-norm)."""
     config, ops, w = bert
     qkv = ops.linear(hidden_states, w[f"{name}.self"], None)  # (T, 3H)
     context = ops.attention(qkv, offsets, config.num_attention_heads)  # (T, H)
@@ -115,7 +112,7 @@ def self_attention(bert: Bert, name: str, hidden_states: Array, offsets: Array, 
 
 
 def feed_forward(bert: Bert, name: str, attention_output: Array, observe: Observer) -> Array:  # (T, H) -> (T, H)
-    """Every token by itself: up to I, activation, down to H; then residual and LayerNorm."""
+    """Transform each token alone: H to I, activation, I to H; then residual and LayerNorm (post-norm)."""
     config, ops, w = bert
     intermediate = ops.linear(attention_output, w[f"{name}.intermediate.dense"], config.hidden_act)  # (T, I)
     projected = ops.linear(intermediate, w[f"{name}.output.dense"], None)  # (T, H)
@@ -132,7 +129,7 @@ def encoder_layer(bert: Bert, name: str, hidden_states: Array, offsets: Array, o
 
 
 def encoder(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, observe: Observer = None) -> Array:
-    """Token embeddings: what each token means in its sentence. Arguments as in `forward`."""
+    """The last layer's hidden states: one contextual embedding per token. Arguments as in `forward`."""
     hidden_states = embeddings(bert, token_ids, token_type_ids, offsets)  # (T, H)
     if observe:
         observe("embeddings", hidden_states)
@@ -142,7 +139,7 @@ def encoder(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array,
 
 
 def sentence_embeddings(bert: Bert, hidden_states: Array, offsets: Array, observe: Observer = None) -> Array:
-    """One vector of each sentence's token embeddings: their mean, say, scaled to length 1."""
+    """Pool each sentence's hidden states into one vector and scale it to length 1 if the config normalizes."""
     pooled = bert.ops.pool(hidden_states, offsets, bert.config.pooling_mode)  # (B, H)
     normalized = bert.ops.l2_normalize(pooled) if bert.config.normalize else pooled  # (B, H)
     if observe:
@@ -152,20 +149,20 @@ def sentence_embeddings(bert: Bert, hidden_states: Array, offsets: Array, observ
 
 
 def forward(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, observe: Observer = None) -> Array:
-    """Sentence embeddings of packed word pieces.
+    """Compute the sentence embeddings (B, H) of a packed batch.
 
-    token_ids (T,) below V. token_type_ids (T,): 0, or 1 in the second text of a pair. offsets (B + 1,), from 0 to
-    T, rising: sentence b is tokens offsets[b]:offsets[b+1]. `observe` is called with every stage of `stage_names`.
+    token_ids (T,): 0 to V - 1. token_type_ids (T,): 0, or 1 in the second text of a pair. offsets (B + 1,): increasing
+    from 0 to T; sentence b is tokens offsets[b]:offsets[b+1]. observe: called with each stage of `stage_names`.
     """
     hidden_states = encoder(bert, token_ids, token_type_ids, offsets, observe)  # (T, H)
     return sentence_embeddings(bert, hidden_states, offsets, observe)  # (B, H)
 
 
 def stage_names(config: BertConfig) -> list[str]:
-    """The stages that an observer sees, in order.
+    """The names of the stages, in order; `attention.output` and `output` are taken after residual and LayerNorm.
 
-    Shapes: attention_probs is a list of B arrays (N, S, S); intermediate (T, I); pooled and sentence_embedding
-    (B, H); all others (T, H).
+    Shapes: attention_probs is a list of B arrays (N, S, S), intermediate is (T, I), pooled and sentence_embedding are
+    (B, H), all others are (T, H).
     """
     attention = ("self.query", "self.key", "self.value", "self.attention_probs", "self.context", "output")
     layer = (*(f"attention.{stage}" for stage in attention), "intermediate", "output")

@@ -6,7 +6,7 @@ Packed: token_ids of all texts one after another, no padding; text b is token_id
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -97,6 +97,10 @@ class Tokenizer:
         full = (i for i, row in enumerate(ids) if len(row) == self.max_seq_length)
         cut = {i: dropped for i in full if (dropped := self.cut_off(texts[i], encodings[i]))}
         return Tokens(token_ids, token_type_ids, offsets), cut
+
+    def strings(self, token_ids: Iterable[int]) -> list[str]:
+        """The word pieces as strings: "[CLS]", "bread", "##s" ..."""
+        return [self._tokenizer.id_to_token(int(token_id)) for token_id in token_ids]
 
     def cut_off(self, text: Text, encoding: Encoding) -> int:
         """How many word pieces of the text were cut off."""
