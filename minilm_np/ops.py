@@ -34,7 +34,6 @@ class Dense(NamedTuple):
 
 prepare_dense = Dense  # this op set uses the checkpoint's layout unchanged
 
-
 # Phi(-a) = 0.5 * erfc(a / sqrt(2)) = exp(-a^2 / 2) * t * P(t) for a >= 0, with t = 1 / (1 + 0.3 a) and a fitted
 # polynomial P: degree 7 for float32 (relative error 1.1e-7, half an ulp), degree 20 for float64 (5e-15). NumPy has no
 # erfc, and math.erfc takes four times as long, one element at a time. bench/generate/polynomials.py fits P.
@@ -110,10 +109,12 @@ def add_layer_norm(x: Array, residual: Array, norm: LayerNorm, eps: float) -> Ar
     return layer_norm(x + residual, norm, eps)
 
 
-def embed(ids: Array, types: Array, positions: Array, tables: Tables, norm: LayerNorm, eps: float) -> Array:
-    """LayerNorm of the sum of three table lookups: (T,), (T,), (T,) -> (T, H). (Devlin et al. 2018, figure 2.)"""
+def embed(
+    token_ids: Array, token_type_ids: Array, position_ids: Array, tables: Tables, norm: LayerNorm, eps: float
+) -> Array:  # (T,), (T,), (T,) -> (T, H)
+    """LayerNorm of the sum of three table lookups. (Devlin et al. 2018, figure 2.)"""
     word, token_type, position = tables
-    return layer_norm(word[ids] + token_type[types] + position[positions], norm, eps)
+    return layer_norm(word[token_ids] + token_type[token_type_ids] + position[position_ids], norm, eps)
 
 
 # --- attention as in the paper: one sentence, one head; leading axes are batched ---------------
@@ -169,7 +170,7 @@ def attention(qkv: Array, offsets: Array, num_heads: int) -> Array:  # (T, 3H) -
 
 
 def attention_probs(qkv: Array, offsets: Array, num_heads: int) -> list[Array]:  # (T, 3H) -> B of (N, S, S)
-    """The attention weights of each sentence: element [h, i, j] is how much token i attends to token j in head h."""
+    """The attention weights of each sentence; element [h, i, j]: how much token i attends to token j in head h."""
     heads = [split_heads(qkv[start:stop], 1, num_heads) for start, stop in pairwise(offsets)]
     return [attention_weights(query[0], key[0]) for query, key, _ in heads]
 

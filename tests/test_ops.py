@@ -244,7 +244,7 @@ def test_pool_modes(dtype: str) -> None:
         assert found.dtype == dtype
         check(found, np.array(rows), ulps=4)
     assert np.array_equal(ops.mean_pool(h, OFFSETS), ops.pool(h, OFFSETS, "mean"))
-    with pytest.raises(ValueError, match="mode: expected .* got 'median'"):
+    with pytest.raises(ValueError, match=r"mode: expected .* got 'median'"):
         ops.pool(h, OFFSETS, "median")
 
 
