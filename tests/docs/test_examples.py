@@ -1,0 +1,25 @@
+"""Each script of docs/examples runs and prints what the .txt file next to it says."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from support.paths import REPOSITORY
+
+SCRIPTS = sorted((REPOSITORY / "docs" / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_example_prints_its_text_file(
+    script: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINILM_NP_WEIGHTS", str(weights_folder))
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().out == script.with_suffix(".txt").read_text(encoding="utf-8")
+
+
+def test_every_example_has_its_output() -> None:
+    assert len(SCRIPTS) >= 4
+    assert {path.stem for path in SCRIPTS[0].parent.glob("*.txt")} == {script.stem for script in SCRIPTS}
