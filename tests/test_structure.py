@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 import time
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +88,7 @@ sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" e
 import minilm_np
 heavy = {"numpy", "numba", "tokenizers", "safetensors", "huggingface_hub"} & set(sys.modules)
 assert not heavy, heavy
-assert not [f for f in opened if not str(f).endswith((".py", ".pyc"))], opened
+assert not [f for f in opened if not str(f).endswith((".py", ".pyc", ".pyi"))], opened
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -116,12 +119,30 @@ def test_the_class_is_imported_within_budget() -> None:
     assert ours < 0.35 / 0.2 * numpy, f"{ours:.2f} s, NumPy {numpy:.2f} s"
 
 
-def test_public_names_resolve_and_others_do_not() -> None:
-    for name in minilm_np.__all__:
-        assert getattr(minilm_np, name).__name__ == name
-        assert name in dir(minilm_np)
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = minilm_np.nonsense
+@pytest.mark.parametrize("name", ["minilm_np", "minilm_np.crosscheck", "minilm_np.evaluate"])
+def test_public_names_resolve_and_others_raise_attribute_error(name: str) -> None:
+    package: Any = import_module(name)
+    for public in package.__all__:
+        assert getattr(package, public).__name__ == public
+        assert public in dir(package)
+    with pytest.raises(AttributeError, match=f"{name} attribute nonsense"):
+        _ = package.nonsense
+
+
+def test_package_exports_nine_names_and_its_version() -> None:
+    package: Any = minilm_np
+    assert package.__all__ == [
+        "InputError",
+        "SentenceTransformer",
+        "TextInfo",
+        "Tokens",
+        "TruncationWarning",
+        "WeightsError",
+        "WeightsNotFoundError",
+        "l2_normalize",
+        "mean_pool",
+    ]
+    assert package.__version__ == version("minilm-np")
 
 
 def test_using_the_model_changes_no_environment_variable(model: minilm_np.SentenceTransformer) -> None:

@@ -16,46 +16,6 @@ testing.py       the check as an assertion; plugin.py hands it to pytest
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import lazy_loader as lazy
 
-if TYPE_CHECKING:
-    from minilm_np.crosscheck.causes import Cause
-    from minilm_np.crosscheck.compare import (
-        CannotCompareError,
-        crosscheck,
-        probe_batches,
-        probe_texts,
-        stage_texts,
-    )
-    from minilm_np.crosscheck.corpus import Equivalence, equivalence
-    from minilm_np.crosscheck.report import Report
-    from minilm_np.crosscheck.testing import assert_matches_minilm
-
-__all__ = [
-    "CannotCompareError",
-    "Cause",
-    "Equivalence",
-    "Report",
-    "assert_matches_minilm",
-    "crosscheck",
-    "equivalence",
-    "probe_batches",
-    "probe_texts",
-    "stage_texts",
-]
-
-_HOMES = {
-    "Cause": "causes",
-    "Equivalence": "corpus",
-    "Report": "report",
-    "assert_matches_minilm": "testing",
-    "equivalence": "corpus",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'compare')}"), name)
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,12 @@
+from .cache import cached as cached
+from .cache import fingerprint as fingerprint
+from .evaluators import BinaryClassificationEvaluator as BinaryClassificationEvaluator
+from .evaluators import EmbeddingSimilarityEvaluator as EmbeddingSimilarityEvaluator
+from .evaluators import InformationRetrievalEvaluator as InformationRetrievalEvaluator
+from .evaluators import RerankingEvaluator as RerankingEvaluator
+from .evaluators import TripletEvaluator as TripletEvaluator
+from .report import table as table
+from .run import Result as Result
+from .run import evaluate as evaluate
+from .tasks import Task as Task
+from .tasks import all_tasks as all_tasks
