@@ -1,4 +1,7 @@
-"""Embeddings on disk, one SQLite file for each model; a model that changes in anything gets another file."""
+"""Store embeddings on disk, in one SQLite file per model.
+
+The file is named after the model's fingerprint, so a model that changes in any way gets a new file.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,15 @@ from minilm_np.evaluate.protocols import Array, Encode
 from minilm_np.sentence_transformer import SentenceTransformer
 from minilm_np.weights import sha256_of
 
-AT_ONCE = 500  # parameters of one SQL statement; SQLite allows 999 in its older versions
+MAX_SQL_PARAMETERS = 500  # per statement; older versions of SQLite allow 999
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """64 hexadecimal digits of all that an embedding depends on but its text.
+    """Return 64 hexadecimal digits: a hash of everything except the text that an embedding depends on.
 
-    They are the weights as they are in memory; the checkpoint's other files, byte for byte; the code that computes;
-    the op set, its type and its vectors' width; the versions of NumPy, Numba and tokenizers; and the model's settings:
-    max_seq_length, truncate_dim, the default prompt.
+    The hash covers the weights in memory; the bytes of the checkpoint's other files; the code that computes; the op set
+    with its dtype and SIMD width; the versions of NumPy, Numba and tokenizers; and the settings max_seq_length,
+    truncate_dim and the default prompt.
     """
     folder, package = model.place.folder, Path(__file__).parents[1]
     checkpoint = (path for path in folder.rglob("*") if path.suffix in (".json", ".txt"))
@@ -47,7 +50,7 @@ def fingerprint(model: SentenceTransformer) -> str:
 
 
 def _add(digest: Any, weights: Any) -> None:
-    """All numbers of a module's weights, whatever layout the op set has given them."""
+    """Add all numbers of a module's weights to the hash, in any layout that an op set uses."""
     if isinstance(weights, np.ndarray):
         digest.update(f"{weights.dtype.str} {weights.shape} ".encode())
         digest.update(np.ascontiguousarray(weights).data)
@@ -59,9 +62,10 @@ def _add(digest: Any, weights: Any) -> None:
 
 
 def cached(encode: Encode, folder: str | os.PathLike[str], model: str) -> Encode:
-    """`encode`, but for texts that the file of the model with this fingerprint has.
+    """Return a function that encodes only the texts missing from folder/MODEL.sqlite, and stores the new vectors there.
 
-    Several processes may use one folder. Raises ValueError naming the file if it is no such file.
+    encode takes n texts and returns float32 or float64 vectors (n, D). model is a fingerprint. Several processes may
+    use one folder. Raises ValueError that names the file if the file or a vector in it is damaged.
     """
     path = Path(folder) / f"{model}.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,16 +76,16 @@ def cached(encode: Encode, folder: str | os.PathLike[str], model: str) -> Encode
         keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
         known: dict[bytes, Any] = {}
         with _open(path) as database:
-            for start in range(0, len(keys), AT_ONCE):
-                some = keys[start : start + AT_ONCE]
-                marks = ",".join("?" * len(some))
-                known.update(database.execute(f"SELECT text, vector FROM embeddings WHERE text IN ({marks})", some))
+            for start in range(0, len(keys), MAX_SQL_PARAMETERS):
+                chunk = keys[start : start + MAX_SQL_PARAMETERS]
+                marks = ",".join("?" * len(chunk))
+                known.update(database.execute(f"SELECT text, vector FROM embeddings WHERE text IN ({marks})", chunk))
         missing = [row for row, key in enumerate(keys) if key not in known]
         if missing:
             fresh = np.asarray(encode([texts[row] for row in missing]))
             if fresh.ndim != 2 or len(fresh) != len(missing) or fresh.dtype.str not in ("<f4", "<f8"):
-                found = f"{fresh.dtype} of shape {fresh.shape}"
-                raise ValueError(f"encode: found {found}, wanted float32 or float64 vectors ({len(missing)}, D)")
+                got = f"{fresh.dtype} of shape {fresh.shape}"
+                raise ValueError(f"encode: expected float32 or float64 vectors ({len(missing)}, D), got {got}")
             entries = {keys[row]: _pack(vector) for row, vector in zip(missing, fresh, strict=True)}
             with _open(path) as database:
                 database.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", entries.items())
@@ -89,13 +93,13 @@ def cached(encode: Encode, folder: str | os.PathLike[str], model: str) -> Encode
         try:
             return np.stack([_unpack(known[key]) for key in keys])
         except (ValueError, TypeError, AttributeError):
-            raise ValueError(f"{path}: a vector is damaged; the embeddings there can be deleted") from None
+            raise ValueError(f"{path}: a vector is damaged; the file is a cache and can be deleted") from None
 
     return encode_or_read
 
 
 def _pack(vector: Array) -> bytes:
-    return vector.dtype.str.encode() + vector.tobytes()  # "<f4" or "<f8", then the numbers
+    return vector.dtype.str.encode() + vector.tobytes()  # "<f4" or "<f8", then the elements
 
 
 def _unpack(stored: bytes) -> Array:
@@ -104,7 +108,7 @@ def _unpack(stored: bytes) -> Array:
 
 @contextmanager
 def _open(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that commits, or rolls back after an error, and is closed."""
+    """Yield a connection; commit at the end or roll back after an error, then close it."""
     try:
         connection = sqlite3.connect(path, timeout=60)
         try:
@@ -113,4 +117,4 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise ValueError(f"{path}: {error}; the embeddings there can be deleted") from None
+        raise ValueError(f"{path}: {error}; the file is a cache and can be deleted") from None

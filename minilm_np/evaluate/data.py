@@ -1,6 +1,6 @@
-"""A task's data: rows with where they stand, out of plain files or out of the `datasets` library's cache.
+"""Read a task's rows from plain files or from the cache of the `datasets` library.
 
-Whatever is wrong with them is one ValueError that names file and line.
+Every row comes with its location. Invalid data raise a ValueError that names the file and the line.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, Protocol
 
 from minilm_np.evaluate.tasks import FORMATS, Task, task_named
 
-Row = tuple[str, Mapping[str, Any]]  # where it stands, for messages; its fields by name
+Row = tuple[str, Mapping[str, Any]]  # its location, for error messages; its fields by name
 
-MOST = 2**31  # whole numbers are below: pytrec_eval ends the interpreter at larger ones
+INTEGER_LIMIT = 2**31  # exclusive; a larger integer makes pytrec_eval end the interpreter
 
 
 class Id:
-    """A text that is UTF-8; pytrec_eval ends the interpreter at half of a surrogate pair."""
+    """Marks a field that is a string without lone surrogates, which make pytrec_eval end the interpreter."""
 
 
-FIELDS: dict[str, dict[str, Any]] = {  # what a row must have, by type of task; of retrieval, by part
+FIELDS: dict[str, dict[str, Any]] = {  # required fields of a row, by task type; by part for retrieval
     "STS": {"sentence1": str, "sentence2": str, "score": float},
     "PairClassification": {"sentence1": str, "sentence2": str, "label": int},
     "Classification": {"text": str, "label": object},
@@ -36,23 +36,21 @@ FIELDS: dict[str, dict[str, Any]] = {  # what a row must have, by type of task; 
     "queries": {"_id": Id, "text": str},
     "qrels": {"query-id": Id, "corpus-id": Id, "score": int},
 }
-
-
-PARTS = {"Retrieval": ("corpus", "queries", "qrels"), "Classification": ("train", "test")}  # else "test"
+PARTS = {"Retrieval": ("corpus", "queries", "qrels"), "Classification": ("train", "test")}  # other types: ("test",)
 
 
 class Source(Protocol):
-    """Where data comes from."""
+    """A provider of task data."""
 
     def has(self, task: Task) -> bool:
-        """Is there data for it, as far as one sees without reading it?"""
+        """Return whether the task's files exist; they are not read."""
 
     def rows(self, task: Task, part: str) -> Iterator[Row]:
-        """The rows of a part: "test", of classification "train" also, of retrieval "corpus", "queries", "qrels"."""
+        """Yield the rows of a part: "test"; for classification also "train"; for retrieval an entry of PARTS."""
 
 
 class Files:
-    """Plain files of a folder, in the formats of `tasks.FORMATS`."""
+    """Plain files in a folder, in the formats of `tasks.FORMATS`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -70,8 +68,8 @@ class Files:
         name = form.split(":")[0].split(",")[0]
         path = self._find(name, task)
         if path is None:
-            wanted = form.replace("NAME", task.name, 1)
-            raise ValueError(f"{task.name}: no data in {self.folder}; wanted {wanted}; plain, or with .gz at the end")
+            expected = form.replace("NAME", task.name, 1)
+            raise ValueError(f"{task.name}: no data in {self.folder}; expected {expected}; plain or with .gz appended")
         return _tsv(path) if name.endswith(".tsv") else _jsonl(path)
 
     def _find(self, name: str, task: Task) -> Path | None:
@@ -80,18 +78,18 @@ class Files:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Each line of a UTF-8 file, by where it is; what is gzip is told by its first bytes."""
+    """Yield the location and the text of each line of a UTF-8 file. Gzip is recognised by the first bytes."""
     number = 0
     try:
         with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else path.open("rb") as lines:
+            is_gzip = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if is_gzip else path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 yield f"{path}, line {number}", line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}, line {number}: not UTF-8 at byte {error.start}") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}, after line {number}: broken gzip: {error}") from None
+        raise ValueError(f"{path}, after line {number}: damaged gzip file: {error}") from None
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -103,12 +101,12 @@ def _jsonl(path: Path) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not JSON: {error}") from None
         if not isinstance(row, dict):
-            raise ValueError(f"{where}: found {type(row).__name__}, wanted a JSON object")
+            raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
         yield where, row
 
 
 def _tsv(path: Path) -> Iterator[Row]:
-    r"""Tab-separated, the first line names the columns; in a text \\ \t \n \r are what they are in Python."""
+    r"""Yield the rows of a tab-separated file: its first line names the columns, \\ \t \n \r in a cell are escapes."""
     columns: list[str] | None = None
     for where, line in _lines(path):
         cells = line.split("\t")
@@ -116,7 +114,7 @@ def _tsv(path: Path) -> Iterator[Row]:
             columns = cells
             continue
         if len(cells) != len(columns):
-            raise ValueError(f"{where}: found {len(cells)} columns, wanted {len(columns)}: {', '.join(columns)}")
+            raise ValueError(f"{where}: expected {len(columns)} columns ({', '.join(columns)}), got {len(cells)}")
         yield where, {name: _unescape(cell) for name, cell in zip(columns, cells, strict=True)}
 
 
@@ -128,16 +126,16 @@ def _unescape(cell: str) -> str:
 
 
 class Datasets:
-    """The data sets that the `datasets` library has in its cache, by their names on the Hugging Face hub.
+    """The data sets in the cache of the `datasets` library, by their names on the Hugging Face hub.
 
-    The files of the cache are read, and `load_dataset` is not called: it would ask the hub first.
+    Reads the cache's files directly, because `load_dataset` sends a request to the hub first.
     """
 
     def __init__(self) -> None:
         try:
             import datasets
         except ImportError:
-            raise ImportError("--data: found none, and datasets is not installed; wanted one of them") from None
+            raise ImportError("--data: expected a folder (or datasets installed), got neither") from None
         self._library = datasets
         self.folder = Path(datasets.config.HF_DATASETS_CACHE)
 
@@ -149,8 +147,8 @@ class Datasets:
     def rows(self, task: Task, part: str) -> Iterator[Row]:
         paths = self._find(task, part)
         if not paths:
-            wanted = f"{task.dataset}, revision {task.revision}, {part}"
-            raise ValueError(f"{task.name}: no data in the cache of datasets, {self.folder}; wanted {wanted}")
+            expected = f"{task.dataset}, revision {task.revision}, {part}"
+            raise ValueError(f"{task.name}: no data in the cache of datasets, {self.folder}; expected {expected}")
         number = 0
         for path in paths:
             for row in self._library.Dataset.from_file(str(path)):
@@ -159,7 +157,7 @@ class Datasets:
                     yield f"{task.dataset}, {part}, row {number}", record
 
     def _find(self, task: Task, part: str) -> list[Path]:
-        """The part's files, in order: NAMESPACE___NAME/CONFIG/VERSION/REVISION/NAME-SPLIT[-00000-of-00001].arrow"""
+        """Return a part's files in order: NAMESPACE___NAME/CONFIG/VERSION/REVISION/NAME-SPLIT[-00000-of-00001].arrow"""
         if task.dataset is None:
             return []
         name = task.dataset.rpartition("/")[2]
@@ -167,13 +165,15 @@ class Datasets:
         if task.type == "Retrieval":
             config, split = ("default", task.split) if part == "qrels" else (part, part)
         folder = self.folder / task.dataset.replace("/", "___") / config
-        found = folder.glob(f"*/{task.revision}/{name}-{split}*.arrow")
-        return sorted(path for path in found if re.fullmatch(r"(-\d+-of-\d+)?", path.stem[len(f"{name}-{split}") :]))
+        paths = folder.glob(f"*/{task.revision}/{name}-{split}*.arrow")
+        return sorted(path for path in paths if re.fullmatch(r"(-\d+-of-\d+)?", path.stem[len(f"{name}-{split}") :]))
 
 
 def _pairs(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The pairs of MTEB's one row of three lists, sent1, sent2 and labels at the card's revisions; of a row that is
-    one pair, itself.
+    """Yield the pairs of a row.
+
+    At the card's revisions the data set is one row of three lists (sent1, sent2, labels). A row that holds one pair is
+    yielded as it is.
     """
     names = {"sent1": "sentence1", "sent2": "sentence2", "labels": "label"}
     row = {names.get(name, name): value for name, value in row.items()}
@@ -186,7 +186,7 @@ def _pairs(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def check(source: Source, task: Task) -> None:
-    """Nothing if the source has data of the task, as far as `has` sees; else ValueError naming the part it lacks."""
+    """Raise ValueError that names the missing part if the source has no data for the task."""
     for part in task.parts:
         check(source, task_named(part))
     if not task.parts and not source.has(task):
@@ -195,46 +195,46 @@ def check(source: Source, task: Task) -> None:
 
 
 def read(source: Source, task: Task, part: str = "test") -> Iterator[Mapping[str, Any]]:
-    """The checked rows of a part. Raises ValueError naming file and line."""
-    wanted = FIELDS[part if task.type == "Retrieval" else task.type]
+    """Yield the checked rows of a part. Raises ValueError that names the file and the line of an invalid row."""
+    fields = FIELDS[part if task.type == "Retrieval" else task.type]
     for where, row in source.rows(task, part):
-        yield {**row, **{name: _checked(where, row, name, kind) for name, kind in wanted.items()}}
+        yield {**row, **{name: _checked(where, row, name, kind) for name, kind in fields.items()}}
 
 
 def _checked(where: str, row: Mapping[str, Any], name: str, kind: Any) -> Any:
     if name not in row:
-        raise ValueError(f"{where}: found {', '.join(row) or 'nothing'}; wanted {name}")
+        raise ValueError(f"{where}: expected the field {name}, got {', '.join(row) or 'no field'}")
     value = row[name]
     converted = _as(value, kind)
     if converted is None:
         shown = repr(value)
         shown = shown if len(shown) <= 40 else shown[:37] + "..."
-        raise ValueError(f"{where}: {name}: found {shown}, wanted {_KINDS[str(kind)]}")
+        raise ValueError(f"{where}: {name}: expected {_KINDS[str(kind)]}, got {shown}")
     return converted
 
 
 _KINDS = {
-    str(str): "a text",
-    str(Id): "a text without half surrogate pairs",
-    str(int): "a whole number below 2**31",
+    str(str): "a string",
+    str(Id): "a string without lone surrogates",
+    str(int): "an integer below 2**31",
     str(float): "a number",
-    str(object): "a whole number or a text",
-    str([str]): "a list of texts",
+    str(object): "an integer or a string",
+    str([str]): "a list of strings",
     str([float]): "a list of numbers",
-    str([object]): "a list of whole numbers or texts",
-    str((str, [str])): "a text or a list of texts",
+    str([object]): "a list of integers or strings",
+    str((str, [str])): "a string or a list of strings",
 }
 
 
 def _as(value: Any, kind: Any) -> Any:
-    """The value as this kind, or None. A number may be written as text, as in .tsv."""
+    """Convert the value to a kind of FIELDS, or return None. A number may be a string, as in a .tsv file."""
     if isinstance(kind, tuple):
-        return next((found for some in kind if (found := _as(value, some)) is not None), None)
+        return next((item for choice in kind if (item := _as(value, choice)) is not None), None)
     if isinstance(kind, list):
         if not isinstance(value, list):
             return None
-        found = [_as(item, kind[0]) for item in value]
-        return None if None in found else found
+        items = [_as(item, kind[0]) for item in value]
+        return None if None in items else items
     if kind is Id:
         return value if isinstance(value, str) and not re.search("[\ud800-\udfff]", value) else None
     if kind is str:
@@ -247,8 +247,8 @@ def _as(value: Any, kind: Any) -> Any:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    if isinstance(value, str) and "_" in value:  # Python's 1_000
+    if isinstance(value, str) and "_" in value:  # float() takes 1_000
         return None
-    if not math.isfinite(number) or (kind is int and (number != int(number) or abs(number) >= MOST)):
+    if not math.isfinite(number) or (kind is int and (number != int(number) or abs(number) >= INTEGER_LIMIT)):
         return None
     return kind(number)

@@ -1,8 +1,8 @@
-"""The evaluators of sentence-transformers 6.2: the same constructors, calls, names of metrics and .csv files.
+"""The evaluators of sentence-transformers 6.2, with the same constructors, calls, metric names and .csv files.
 
-A model is anything with their `encode`, `encode_query`, `encode_document`: this package's, or sentence-transformers'.
-What differs: score functions get and give NumPy arrays; columns of unequal length are a ValueError; nothing is stored
-in a model card.
+A model is any object with `encode`, `encode_query` and `encode_document`: minilm_np.SentenceTransformer or the class of
+sentence-transformers. Three things differ: score functions take and return NumPy arrays, columns of unequal length
+raise ValueError, and no results are written to a model card.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluator:
-    """evaluator(model, output_path) gives metrics by name, of which `primary_metric` is the one to choose models by.
+    """Base class: evaluator(model, output_path) returns metrics by name.
 
-    With an output_path a line is added to `csv_file` there.
+    `primary_metric` names the metric to select models by. With an output_path, a call appends a line to the file
+    `csv_file` in that folder.
     """
 
     greater_is_better = True
@@ -50,13 +51,13 @@ class Evaluator:
         self.show_progress_bar = show_progress_bar
 
     def _named(self, metrics: Mapping[str, Any], primary: str) -> Metrics:
-        """The metrics as float, with this evaluator's name before theirs."""
-        before = f"{self.name}_" if self.name else ""
-        self.primary_metric = before + primary
-        found = {before + key: float(value) for key, value in metrics.items()}
-        for key, value in found.items():
+        """Return the metrics as float, with this evaluator's name as a prefix, and set `primary_metric`."""
+        prefix = f"{self.name}_" if self.name else ""
+        self.primary_metric = prefix + primary
+        named = {prefix + key: float(value) for key, value in metrics.items()}
+        for key, value in named.items():
             logger.info("%s: %.4f", key, value)
-        return found
+        return named
 
     def _write(self, output_path: Any, values: Iterable[Any], line_end: str = "\r\n") -> None:
         if output_path is None or not self.write_csv:
@@ -72,10 +73,10 @@ class Evaluator:
 
 
 class EmbeddingSimilarityEvaluator(Evaluator):
-    """Pearson's and Spearman's correlation of the similarities of pairs with the scores given for them.
+    """Pearson's and Spearman's correlation of the pairs' similarities with their scores.
 
-    precision: embeddings are normalised and quantised first; "int8" and "uint8" are calibrated on both columns.
-    similarity_fn_names: of "cosine", "dot", "euclidean", "manhattan"; None: the model's.
+    precision: if set, embeddings are normalised and quantised; "int8" and "uint8" are calibrated on both columns.
+    similarity_fn_names: a selection of "cosine", "dot", "euclidean", "manhattan"; None uses the model's.
     """
 
     def __init__(
@@ -123,13 +124,13 @@ class EmbeddingSimilarityEvaluator(Evaluator):
         return self._named(metrics, primary)
 
     def _embeddings(self, model: Any) -> tuple[Array, Array]:
-        if self.precision in ("int8", "uint8"):  # the same ranges for both columns
+        if self.precision in ("int8", "uint8"):  # both columns need the same ranges
             both = self._encode(model, [*self.sentences1, *self.sentences2])
             return both[: len(self.sentences1)], both[len(self.sentences1) :]
         return self._encode(model, self.sentences1), self._encode(model, self.sentences2)
 
     def _encode(self, model: Any, texts: Sequence[Any]) -> Array:
-        found = np.asarray(
+        embeddings = np.asarray(
             model.encode(
                 list(texts),
                 batch_size=self.batch_size,
@@ -141,17 +142,17 @@ class EmbeddingSimilarityEvaluator(Evaluator):
             )
         )
         if self.precision == "binary":
-            found = found.view(np.uint8) ^ np.uint8(128)  # int8 is uint8 less 128
+            embeddings = embeddings.view(np.uint8) ^ np.uint8(128)  # the int8 value is the uint8 value minus 128
         if self.precision in ("binary", "ubinary"):
-            found = np.unpackbits(found, axis=1)
-        return found if found.dtype.kind == "f" else found.astype(np.float32)
+            embeddings = np.unpackbits(embeddings, axis=1)
+        return embeddings if embeddings.dtype.kind == "f" else embeddings.astype(np.float32)
 
 
 class BinaryClassificationEvaluator(Evaluator):
-    """How well a threshold on similarity tells pairs with label 1 from those with label 0.
+    """A threshold on similarity as a classifier of pairs with label 1 against pairs with label 0.
 
     For each similarity: accuracy and f1 (with precision, recall and mcc, Matthews' correlation) at their best
-    thresholds, and ap, the average precision over all. Equal scores are never parted by a threshold.
+    thresholds, and ap, the average precision over all thresholds. A threshold never separates equal scores.
     """
 
     MEASURES = ("accuracy", "accuracy_threshold", "f1", "f1_threshold", "precision", "recall", "ap", "mcc")
@@ -172,7 +173,7 @@ class BinaryClassificationEvaluator(Evaluator):
         _same_length(sentences1=sentences1, sentences2=sentences2, labels=labels)
         for row, label in enumerate(labels):
             if label not in (0, 1):
-                raise ValueError(f"labels[{row}]: found {label!r}, wanted 0 or 1")
+                raise ValueError(f"labels[{row}]: expected 0 or 1, got {label!r}")
         csv_file = "_".join(part for part in ("binary_classification_evaluation", name, "results.csv") if part)
         super().__init__(name, csv_file, write_csv, show_progress_bar)
         self.sentences1, self.sentences2, self.labels = sentences1, sentences2, labels
@@ -193,21 +194,21 @@ class BinaryClassificationEvaluator(Evaluator):
         return self._named(metrics, primary)
 
     def compute_metrics(self, model: Any) -> dict[str, Metrics]:
-        """The measures by similarity."""
+        """Return the MEASURES by the name of the similarity."""
         from sklearn.metrics import average_precision_score, matthews_corrcoef
 
         rows = {text: row for row, text in enumerate(dict.fromkeys([*self.sentences1, *self.sentences2]))}
         embeddings = _encode(self, model.encode, list(rows))
         first, second = (embeddings[[rows[text] for text in texts]] for texts in (self.sentences1, self.sentences2))
         labels = np.asarray(self.labels)
-        found = {}
+        metrics = {}
         for name in self.similarity_fn_names:
-            # Distances are given as such: less is nearer.
-            nearer_is_more = name in ("cosine", "dot")
-            scores = PAIRWISE[name](first, second) * (1 if nearer_is_more else -1)
-            accuracy, accuracy_threshold = self.find_best_acc_and_threshold(scores, labels, nearer_is_more)
-            f1, precision, recall, threshold = self.find_best_f1_and_threshold(scores, labels, nearer_is_more)
-            predicted = scores >= threshold if nearer_is_more else scores <= threshold
+            # For distances, thresholds are reported as distances: lower means more similar.
+            high_score_more_similar = name in ("cosine", "dot")
+            scores = PAIRWISE[name](first, second) * (1 if high_score_more_similar else -1)
+            accuracy, accuracy_threshold = self.find_best_acc_and_threshold(scores, labels, high_score_more_similar)
+            f1, precision, recall, threshold = self.find_best_f1_and_threshold(scores, labels, high_score_more_similar)
+            predicted = scores >= threshold if high_score_more_similar else scores <= threshold
             values = (
                 accuracy,
                 accuracy_threshold,
@@ -215,43 +216,47 @@ class BinaryClassificationEvaluator(Evaluator):
                 threshold,
                 precision,
                 recall,
-                average_precision_score(labels, scores if nearer_is_more else -scores),
+                average_precision_score(labels, scores if high_score_more_similar else -scores),
                 matthews_corrcoef(labels, predicted),
             )
-            found[name] = dict(zip(self.MEASURES, map(float, values), strict=True))
-        return found
+            metrics[name] = dict(zip(self.MEASURES, map(float, values), strict=True))
+        return metrics
 
     @staticmethod
     def find_best_acc_and_threshold(scores: Any, labels: Any, high_score_more_similar: bool) -> tuple[Any, Any]:
-        """The best accuracy, and the score from which on pairs count as similar."""
+        """Return the best accuracy, and its threshold: the score from which pairs count as similar."""
         if len(scores) == 0:
             return 0, -1
-        scores, right, said, thresholds = _by_threshold(scores, labels, high_score_more_similar)
-        none = np.sum(np.asarray(labels) == 0)
-        accuracy = (right + none - (said - right)) / len(labels)
+        scores, correct, predicted, thresholds = _by_threshold(scores, labels, high_score_more_similar)
+        negatives = np.sum(np.asarray(labels) == 0)
+        accuracy = (correct + negatives - (predicted - correct)) / len(labels)
         best = int(np.argmax(accuracy))
-        if accuracy[best] > none / len(labels):
+        if accuracy[best] > negatives / len(labels):
             return accuracy[best], thresholds[best]
-        infinity = np.inf if high_score_more_similar else -np.inf  # nothing is similar
-        return none / len(labels), np.nextafter(scores[0], np.asarray(infinity, scores.dtype))
+        infinity = np.inf if high_score_more_similar else -np.inf  # a threshold that no pair passes
+        return negatives / len(labels), np.nextafter(scores[0], np.asarray(infinity, scores.dtype))
 
     @staticmethod
     def find_best_f1_and_threshold(
         scores: Any, labels: Any, high_score_more_similar: bool
     ) -> tuple[Any, Any, Any, Any]:
-        """The best F1 with its precision, recall and threshold; zeros if no pair has label 1."""
+        """Return the best F1 with its precision, recall and threshold, or zeros if no pair has label 1."""
         if not np.sum(labels):
             return 0, 0, 0, 0
-        _, right, said, thresholds = _by_threshold(scores, labels, high_score_more_similar)
-        precision, recall = right / said, right / np.sum(labels)
-        with np.errstate(invalid="ignore"):  # 0 / 0 before the first pair with label 1
+        _, correct, predicted, thresholds = _by_threshold(scores, labels, high_score_more_similar)
+        precision, recall = correct / predicted, correct / np.sum(labels)
+        with np.errstate(invalid="ignore"):  # 0 / 0 above the first pair with label 1
             f1 = np.nan_to_num(2 * precision * recall / (precision + recall))
         best = int(np.argmax(f1))
         return f1[best], precision[best], recall[best], thresholds[best]
 
 
 def _by_threshold(scores: Any, labels: Any, high_score_more_similar: bool) -> tuple[Array, Array, Array, Array]:
-    """Nearest first: the scores; and for each threshold between unequal ones: right and said to be similar, itself."""
+    """Sort the pairs and find the thresholds between unequal scores.
+
+    Returns the scores, most similar first; and for each threshold the number of pairs with label 1 above it, the number
+    of pairs above it, and its score.
+    """
     scores = np.asarray(scores)
     if scores.dtype.kind != "f":
         scores = scores.astype(np.float64)
@@ -260,15 +265,17 @@ def _by_threshold(scores: Any, labels: Any, high_score_more_similar: bool) -> tu
     last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
     following = scores[np.minimum(last + 1, len(scores) - 1)]
     thresholds = (scores[last] + following) / np.asarray(2, scores.dtype)
-    thresholds = np.where(thresholds == following, scores[last], thresholds)  # a rounded middle takes none in
-    right = np.cumsum(np.asarray(labels)[order] == 1)[last]
-    return scores, right, last + 1, thresholds
+    thresholds = np.where(
+        thresholds == following, scores[last], thresholds
+    )  # where the midpoint rounds to the next score
+    correct = np.cumsum(np.asarray(labels)[order] == 1)[last]
+    return scores, correct, last + 1, thresholds
 
 
 class TripletEvaluator(Evaluator):
-    """How often an anchor is nearer to its positive than to its negative, by more than a margin.
+    """The fraction of anchors that are more similar to their positive than to their negative by more than a margin.
 
-    margin: for all similarities, or by their names.
+    margin: one number for all similarities, or numbers by similarity name.
     """
 
     def __init__(
@@ -292,25 +299,27 @@ class TripletEvaluator(Evaluator):
         self.anchors, self.positives, self.negatives = anchors, positives, negatives
         self.batch_size, self.truncate_dim = batch_size, truncate_dim
         if main_distance_function != "deprecated" and main_similarity_function is None:
-            logger.warning("main_distance_function is deprecated; main_similarity_function is its name")
+            logger.warning("main_distance_function is deprecated: use main_similarity_function")
             main_similarity_function = main_distance_function
         main = util.SimilarityFunction(main_similarity_function) if main_similarity_function else None
         self.main_similarity_function = main
         self.similarity_fn_names = _known(similarity_fn_names or ([main.value] if main else []))
         if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float | dict)):
-            raise ValueError(f"margin: found {margin!r}, wanted a number, or numbers by {list(PAIRWISE)}")
+            raise ValueError(f"margin: expected a number or a dict of numbers by {list(PAIRWISE)}, got {margin!r}")
         margins = margin if isinstance(margin, dict) else dict.fromkeys(PAIRWISE, margin or 0)
         _known(list(margins), "margin")
         self.margin = {**dict.fromkeys(PAIRWISE, 0), **margins}
 
     def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> Metrics:
         anchors = _encode(self, model.encode_query, self.anchors)
-        positives, negatives = (_encode(self, model.encode_document, x) for x in (self.positives, self.negatives))
+        positives, negatives = (
+            _encode(self, model.encode_document, texts) for texts in (self.positives, self.negatives)
+        )
         names = self.similarity_fn_names = self.similarity_fn_names or _known([model.similarity_fn_name])
         metrics = {}
         for name in names:
-            nearer = PAIRWISE[name](anchors, positives) > PAIRWISE[name](anchors, negatives) + self.margin[name]
-            metrics[f"{name}_accuracy"] = np.float32(nearer.mean())
+            is_correct = PAIRWISE[name](anchors, positives) > PAIRWISE[name](anchors, negatives) + self.margin[name]
+            metrics[f"{name}_accuracy"] = np.float32(is_correct.mean())
         self.csv_headers = ["epoch", "steps", *(f"accuracy_{name}" for name in names)]
         self._write(output_path, [epoch, steps, *map(float, metrics.values())])
         primary = f"{names[0]}_accuracy"
@@ -323,10 +332,12 @@ class TripletEvaluator(Evaluator):
 
 
 class RerankingEvaluator(Evaluator):
-    """Sort each query's candidates by similarity: MAP, and MRR and nDCG of the first at_k.
+    """Ranks each query's candidates by similarity: MAP, and MRR and nDCG at at_k.
 
-    samples: {"query": str, "positive": str or list, "negative": str or list}; those without either are left out.
-    similarity_fct: of a query's vector (D,) and its candidates' (n, D); gives (n,) or (1, n).
+    samples: {"query": str, "positive": str or list, "negative": str or list}; a sample without positives or without
+    negatives is skipped.
+    similarity_fct: takes a query's vector (D,) and its candidates' vectors (n, D), returns (n,) or (1, n).
+    use_batched_encoding: False encodes sample by sample, which is slower and needs less memory.
     """
 
     def __init__(
@@ -343,7 +354,7 @@ class RerankingEvaluator(Evaluator):
         mrr_at_k: int | None = None,
     ):
         if mrr_at_k is not None:
-            logger.warning("mrr_at_k is deprecated; at_k is its name")
+            logger.warning("mrr_at_k is deprecated: use at_k")
         self.at_k = at_k if mrr_at_k is None else mrr_at_k
         csv_file = f"{'_'.join(part for part in ('RerankingEvaluator', name, 'results') if part)}_@{self.at_k}.csv"
         super().__init__(name, csv_file, write_csv, show_progress_bar)
@@ -351,11 +362,11 @@ class RerankingEvaluator(Evaluator):
         self.use_batched_encoding, self.truncate_dim = use_batched_encoding, truncate_dim
         self.csv_headers = ["epoch", "steps", "MAP", f"MRR@{self.at_k}", f"NDCG@{self.at_k}"]
         self.primary_metric = f"ndcg@{self.at_k}"
-        given = samples.values() if isinstance(samples, Mapping) else samples
-        whole = [{**s, "positive": _as_list(s["positive"]), "negative": _as_list(s["negative"])} for s in given]
-        self.samples = [sample for sample in whole if len(sample["positive"]) and len(sample["negative"])]
+        rows = samples.values() if isinstance(samples, Mapping) else samples
+        rows = [{**row, "positive": _as_list(row["positive"]), "negative": _as_list(row["negative"])} for row in rows]
+        self.samples = [sample for sample in rows if len(sample["positive"]) and len(sample["negative"])]
         if not self.samples:
-            raise ValueError("samples: found none with a positive and a negative, wanted one or more")
+            raise ValueError("samples: expected one or more with a positive and a negative, got none")
 
     def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> Metrics:
         scores = self.compute_metrics(model)
@@ -364,28 +375,28 @@ class RerankingEvaluator(Evaluator):
         return self._named({"map": scores["map"], f"mrr@{self.at_k}": scores["mrr"], primary: scores["ndcg"]}, primary)
 
     def compute_metrics(self, model: Any) -> Metrics:
-        """map, mrr and ndcg, each the mean over the samples."""
+        """Return map, mrr and ndcg as means over the samples."""
         from sklearn.metrics import average_precision_score, ndcg_score
 
-        found = []
-        for sample, query, documents in self._embedded(model):
+        metrics = []
+        for sample, query, documents in self._encoded(model):
             scores = np.asarray(self.similarity_fct(query, documents))
             scores = scores[0] if scores.ndim > 1 else scores
             relevant = np.arange(len(documents)) < len(sample["positive"])
             hits = np.flatnonzero(relevant[np.argsort(-scores, kind="stable")[: self.at_k]])
-            found.append(
+            metrics.append(
                 (
                     average_precision_score(relevant, scores),
                     1 / (hits[0] + 1) if len(hits) else 0.0,
                     ndcg_score([relevant], [scores], k=self.at_k),
                 )
             )
-        return dict(zip(("map", "mrr", "ndcg"), np.mean(found, axis=0).tolist(), strict=True))
+        return dict(zip(("map", "mrr", "ndcg"), np.mean(metrics, axis=0).tolist(), strict=True))
 
-    def _embedded(self, model: Any) -> Iterable[tuple[Any, Array, Array]]:
-        """Each sample with its query's vector and those of its candidates, the positives first."""
+    def _encoded(self, model: Any) -> Iterable[tuple[Any, Array, Array]]:
+        """Yield each sample with its query's vector and its candidates' vectors, positives first."""
         candidates = [[*sample["positive"], *sample["negative"]] for sample in self.samples]
-        if not self.use_batched_encoding:  # slower, in little memory
+        if not self.use_batched_encoding:
             for sample, texts in zip(self.samples, candidates, strict=True):
                 query = _encode(self, model.encode_query, [sample["query"]])[0]
                 yield sample, query, _encode(self, model.encode_document, texts)
@@ -397,13 +408,14 @@ class RerankingEvaluator(Evaluator):
 
 
 class InformationRetrievalEvaluator(Evaluator):
-    """Search a corpus with each query: accuracy, precision, recall, MRR, nDCG and MAP of the nearest documents.
+    """Searches a corpus with each query: accuracy, precision, recall, MRR, nDCG and MAP of the nearest documents.
 
-    queries, corpus: texts by id. relevant_docs: for a query's id the set of ids that it should find; queries without
-    are left out. Of documents with equal scores the one with the lower id comes first.
-    score_functions: by name, of (q, D) and (c, D) give (q, c); None: the model's similarity.
-    corpus_chunk_size: how many documents are embedded at once; the result does not depend on it.
-    write_predictions: the hits also, a line of JSON for each query.
+    queries, corpus: texts by id.
+    relevant_docs: the set of relevant document ids by query id; queries without one are skipped.
+    score_functions: functions by name that take (q, D) and (c, D) and return (q, c); None uses the model's similarity.
+    Among documents with equal scores, the one with the lower id ranks first.
+    corpus_chunk_size: the number of documents encoded at once; the result does not depend on it.
+    write_predictions: also write the hits, one line of JSON per query.
     """
 
     def __init__(
@@ -435,20 +447,21 @@ class InformationRetrievalEvaluator(Evaluator):
         self.predictions_file = f"{stem}_predictions.jsonl"
         self.queries_ids = [query for query in queries if relevant_docs.get(query)]
         if not self.queries_ids:
-            raise ValueError("relevant_docs: found no query with relevant documents, wanted one or more")
+            raise ValueError("relevant_docs: expected one or more queries with relevant documents, got none")
         self.queries = [queries[query] for query in self.queries_ids]
-        self.corpus_ids = sorted(corpus)  # so that the first of equals is the one with the lower id
+        self.corpus_ids = sorted(corpus)  # TopK keeps the earlier document of a tie: the lower id
         self.corpus = [corpus[document] for document in self.corpus_ids]
         self.relevant_docs, self.corpus_chunk_size = relevant_docs, corpus_chunk_size
-        for measure, cuts in (
+        for measure, cutoffs in (
             ("mrr", mrr_at_k),
             ("ndcg", ndcg_at_k),
             ("accuracy", accuracy_at_k),
             ("precision_recall", precision_recall_at_k),
             ("map", map_at_k),
         ):
-            if any(k < 1 for k in cuts) or (measure == "ndcg" and not cuts):
-                raise ValueError(f"{measure}_at_k: found {list(cuts)}, wanted 1 or more, of ndcg at least one")
+            if any(k < 1 for k in cutoffs) or (measure == "ndcg" and not cutoffs):
+                expected = "one or more integers, each 1 or more" if measure == "ndcg" else "integers, each 1 or more"
+                raise ValueError(f"{measure}_at_k: expected {expected}, got {list(cutoffs)}")
         self.mrr_at_k, self.ndcg_at_k, self.accuracy_at_k = mrr_at_k, ndcg_at_k, accuracy_at_k
         self.precision_recall_at_k, self.map_at_k = precision_recall_at_k, map_at_k
         self.batch_size, self.truncate_dim, self.score_functions = batch_size, truncate_dim, score_functions
@@ -477,48 +490,49 @@ class InformationRetrievalEvaluator(Evaluator):
         return self._named(metrics, f"{main}_{primary}")
 
     def _columns(self) -> list[tuple[str, str]]:
-        """Columns of the .csv file, and which metric each has."""
-        found = [(f"Accuracy@{k}", f"accuracy@{k}") for k in self.accuracy_at_k]
+        """Return the names of the .csv file's columns, each with its metric."""
+        columns = [(f"Accuracy@{k}", f"accuracy@{k}") for k in self.accuracy_at_k]
         for k in self.precision_recall_at_k:
-            found += [(f"Precision@{k}", f"precision@{k}"), (f"Recall@{k}", f"recall@{k}")]
-        for kind, cuts in (("MRR", self.mrr_at_k), ("NDCG", self.ndcg_at_k), ("MAP", self.map_at_k)):
-            found += [(f"{kind}@{k}", f"{kind.lower()}@{k}") for k in cuts]
-        return found
+            columns += [(f"Precision@{k}", f"precision@{k}"), (f"Recall@{k}", f"recall@{k}")]
+        for kind, cutoffs in (("MRR", self.mrr_at_k), ("NDCG", self.ndcg_at_k), ("MAP", self.map_at_k)):
+            columns += [(f"{kind}@{k}", f"{kind.lower()}@{k}") for k in cutoffs]
+        return columns
 
     def _search(self, model: Any, functions: Mapping[str, Callable[[Any, Any], Any]]) -> dict[str, TopK]:
-        cuts = (*self.mrr_at_k, *self.ndcg_at_k, *self.accuracy_at_k, *self.precision_recall_at_k, *self.map_at_k)
-        best = {name: TopK(len(self.queries), max(cuts)) for name in functions}
+        """Return the best documents of each query, by the name of the score function."""
+        cutoffs = (*self.mrr_at_k, *self.ndcg_at_k, *self.accuracy_at_k, *self.precision_recall_at_k, *self.map_at_k)
+        best = {name: TopK(len(self.queries), max(cutoffs)) for name in functions}
         prompts = {"prompt_name": self.query_prompt_name, "prompt": self.query_prompt}
         queries = _encode(self, model.encode_query, self.queries, **prompts)
         prompts = {"prompt_name": self.corpus_prompt_name, "prompt": self.corpus_prompt}
         for start in range(0, len(self.corpus), self.corpus_chunk_size):
-            some = self.corpus[start : start + self.corpus_chunk_size]
-            documents = _encode(self, model.encode_document, some, **prompts)
+            chunk = self.corpus[start : start + self.corpus_chunk_size]
+            documents = _encode(self, model.encode_document, chunk, **prompts)
             for name, function in functions.items():
                 best[name].add(np.asarray(function(queries, documents)))
         return best
 
     def _metrics(self, hits: list[Array]) -> Metrics:
-        """hits: for each query the rows of the corpus, nearest first."""
+        """Return means over the queries. hits: for each query the rows of the corpus, most similar first."""
         sums = dict.fromkeys((key for _, key in self._columns()), 0.0)
         for query, rows in zip(self.queries_ids, hits, strict=True):
-            wanted = set(self.relevant_docs[query])
-            right = np.asarray([self.corpus_ids[row] in wanted for row in rows], bool)
-            ranks = np.flatnonzero(right) + 1.0
+            relevant = set(self.relevant_docs[query])
+            is_hit = np.asarray([self.corpus_ids[row] in relevant for row in rows], bool)
+            ranks = np.flatnonzero(is_hit) + 1.0
             for k in self.accuracy_at_k:
-                sums[f"accuracy@{k}"] += right[:k].any()
+                sums[f"accuracy@{k}"] += is_hit[:k].any()
             for k in self.precision_recall_at_k:
-                sums[f"precision@{k}"] += right[:k].sum() / k
-                sums[f"recall@{k}"] += right[:k].sum() / len(wanted)
+                sums[f"precision@{k}"] += is_hit[:k].sum() / k
+                sums[f"recall@{k}"] += is_hit[:k].sum() / len(relevant)
             for k in self.mrr_at_k:
-                sums[f"mrr@{k}"] += 1 / ranks[0] if right[:k].any() else 0.0
+                sums[f"mrr@{k}"] += 1 / ranks[0] if is_hit[:k].any() else 0.0
             for k in self.ndcg_at_k:
-                ideal = np.arange(1, min(k, len(wanted)) + 1)
+                ideal = np.arange(1, min(k, len(relevant)) + 1)
                 sums[f"ndcg@{k}"] += (1 / np.log2(ranks[ranks <= k] + 1)).sum() / (1 / np.log2(ideal + 1)).sum()
             for k in self.map_at_k:
-                found = ranks[ranks <= k]
-                sums[f"map@{k}"] += (np.arange(1, len(found) + 1) / found).sum() / min(k, len(wanted))
-        # in sentence-transformers' order
+                top = ranks[ranks <= k]
+                sums[f"map@{k}"] += (np.arange(1, len(top) + 1) / top).sum() / min(k, len(relevant))
+        # the order of sentence-transformers
         order = ("accuracy", "precision", "recall", "ndcg", "mrr", "map")
         return {key: sums[key] / len(hits) for key in sorted(sums, key=lambda key: order.index(key.split("@")[0]))}
 
@@ -528,8 +542,8 @@ class InformationRetrievalEvaluator(Evaluator):
             path = folder / self.predictions_file.replace(".jsonl", f"_{name}.jsonl")
             with path.open("w", encoding="utf-8") as file:
                 for row, (query, text) in enumerate(zip(self.queries_ids, self.queries, strict=True)):
-                    found = zip(hits.rows[row].tolist(), hits.scores[row].tolist(), strict=True)
-                    results = [{"corpus_id": self.corpus_ids[place], "score": score} for place, score in found]
+                    ranked = zip(hits.rows[row].tolist(), hits.scores[row].tolist(), strict=True)
+                    results = [{"corpus_id": self.corpus_ids[document], "score": score} for document, score in ranked]
                     file.write(json.dumps({"query_id": query, "query": text, "results": results}) + "\n")
 
 
@@ -553,13 +567,13 @@ def _as_list(value: Any) -> list[Any]:
 def _known(names: Sequence[str], argument: str = "similarity_fn_names") -> list[str]:
     for name in names:
         if name not in PAIRWISE:
-            raise ValueError(f"{argument}: found {name!r}, wanted of {list(PAIRWISE)}")
+            raise ValueError(f"{argument}: expected one of {list(PAIRWISE)}, got {name!r}")
     return list(names)
 
 
 def _same_length(**columns: Sequence[Any]) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"found {', '.join(f'{n} {name}' for name, n in lengths.items())}; wanted as many of each")
+        raise ValueError(f"{', '.join(lengths)}: expected equal lengths, got {', '.join(map(str, lengths.values()))}")
     if not all(lengths.values()):
-        raise ValueError(f"{', '.join(lengths)}: found none, wanted one or more")
+        raise ValueError(f"{', '.join(lengths)}: expected one or more, got none")

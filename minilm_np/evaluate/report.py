@@ -1,4 +1,4 @@
-"""Results as a table: measure, card, ours, difference, verdict."""
+"""Format Results as a table: task, measure, card, ours, difference, verdict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from minilm_np.evaluate.tasks import FORMATS, Task
 
 
 def table(results: Iterable[Result], *, all_measures: bool = False) -> str:
-    """A line for the main measure of each task, or for every measure that the card has or we add."""
+    """Return a table with a line for each task's main measure, or with a line for every measure."""
     rows = [("task", "measure", "card", "ours", "difference", "verdict")]
     for result in results:
         for name in result.scores if all_measures else [result.task.main]:
@@ -24,16 +24,21 @@ def table(results: Iterable[Result], *, all_measures: bool = False) -> str:
 
 
 def listing(tasks: Iterable[Task], source: Source | None) -> str:
-    """A line for each task: its type, the card's main measure, and whether the source has its data."""
+    """Return a table of tasks (type, main measure, the card's score, whether the source has data) and of file formats.
+
+    source=None leaves the last column empty.
+    """
     rows = [("task", "type", "measure", "card", "data")]
     for task in tasks:
-        has = "" if source is None else "yes" if source.has(task) else "no"
-        rows.append((task.name, task.type, task.main, f"{task.card[task.main]:.4f}", has))
+        has_data = "" if source is None else "yes" if source.has(task) else "no"
+        rows.append((task.name, task.type, task.main, f"{task.card[task.main]:.4f}", has_data))
+    header = "files of a task called NAME, plain or with .gz appended:"
     formats = [f"{kind:20}{file}" for kind, files in FORMATS.items() for file in files]
-    return "\n".join([_aligned(rows, right=(3,)), "", "files of a task NAME, each plain or .gz:", *formats])
+    return "\n".join([_aligned(rows, right=(3,)), "", header, *formats])
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> str:
+    """Return the rows with padded columns; `right` lists the columns that are aligned to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -20,9 +20,10 @@ from minilm_np.evaluate.protocols import Array, Encode, Scores
 from minilm_np.evaluate.tasks import Task, task_named
 from minilm_np.sentence_transformer import SentenceTransformer
 
-Report = Callable[[int], object]  # is told how many texts were encoded
+OnTexts = Callable[[int], object]  # called with the number of texts after each batch
 
-EXACT = 0.001  # points
+EXACT_WITHIN = 0.001  # points
+SAMPLING_DIFFERS = "the card sampled its training examples differently"
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Result:
 
     task: Task
     scores: Scores
-    details: list[Scores] = field(default_factory=list)  # of classification each experiment, of clustering each set
-    texts: int = 0  # that were encoded
-    seconds: float = 0.0  # for all
+    details: list[Scores] = field(default_factory=list)  # each experiment of classification, each set of clustering
+    texts: int = 0  # encoded texts
+    seconds: float = 0.0  # encoding and scoring
     encode_seconds: float = 0.0
 
     @property
@@ -41,32 +42,32 @@ class Result:
         return self.scores[self.task.main]
 
     def difference(self, measure: str | None = None) -> float:
-        """Ours minus the card's; the main measure's, or of the one named."""
+        """Return our score minus the card's, for the main measure or the measure named."""
         name = measure or self.task.main
         return self.scores[name] - self.task.card[name]
 
     def verdict(self, measure: str | None = None) -> str:
-        """ "exact": within 0.001 points of the card; "close": with the reason; "differs"."""
+        """Return "exact" (within 0.001 points of the card), "close: REASON" or "differs"."""
         name = measure or self.task.main
-        if abs(self.difference(name)) <= EXACT:
+        if abs(self.difference(name)) <= EXACT_WITHIN:
             return "exact"
-        if name == self.task.main and abs(self.scores[name] - self.task.stored) <= EXACT:
-            return f"close: {self.task.stored_by} has stored {self.task.stored:.4f} for this model{self._why()}"
+        if name == self.task.main and abs(self.scores[name] - self.task.stored) <= EXACT_WITHIN:
+            return f"close: {self.task.stored_by} stored {self.task.stored:.4f} for this model; {self._reason()}"
         if self.task.type == "Classification" and self.details:
-            spread = np.std([found[name] for found in self.details])
+            spread = np.std([scores[name] for scores in self.details])
             error = 2 * float(spread) * (2 / len(self.details)) ** 0.5
             if abs(self.difference(name)) <= error:
-                return f"close: the card's training examples were drawn otherwise; two standard errors are {error:.2f}"
+                return f"close: {SAMPLING_DIFFERS}; two standard errors are {error:.2f}"
         return "differs"
 
-    def _why(self) -> str:
+    def _reason(self) -> str:
         if self.task.type == "Classification":
-            return "; the card's training examples were drawn otherwise"
+            return SAMPLING_DIFFERS
         if self.task.type == "Clustering":
-            return "; the card's k-means began otherwise"
-        if abs(self.task.stored + self.task.card[self.task.main]) <= EXACT:
-            return "; the card has lost its sign"
-        return "; why the card differs is not known"
+            return "the card's k-means started differently"
+        if abs(self.task.stored + self.task.card[self.task.main]) <= EXACT_WITHIN:
+            return "the card lost the minus sign"
+        return "the reason for the difference is unknown"
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -85,7 +86,7 @@ class Result:
 
 
 def _finite(scores: Scores) -> dict[str, float | None]:
-    """JSON has no NaN."""
+    """Replace NaN, which JSON does not have, by None."""
     return {name: score if np.isfinite(score) else None for name, score in scores.items()}
 
 
@@ -95,16 +96,18 @@ def evaluate(
     data: str | os.PathLike[str] | Source | None = None,
     *,
     batch_size: int = 4096,
-    on_texts: Report | None = None,
+    on_texts: OnTexts | None = None,
 ) -> Result:
-    """The scores of an encoder on one row of the card.
+    """Evaluate an encoder on one row of the card.
 
-    encoder: a SentenceTransformer, or a function of a list of str that gives vectors (n, D).
-    task: a row's name (`all_tasks()` has all). data: the folder with its files; None: the cache of `datasets`.
-    batch_size: how many texts the encoder gets at once, at most.
+    encoder: a SentenceTransformer, or a function that takes a list of n str and returns vectors (n, D).
+    task: a row, or its name (`all_tasks()` lists them).
+    data: the folder with the task's files, or a Source; None reads the cache of the `datasets` library.
+    batch_size: the largest number of texts passed to the encoder at once.
+    on_texts: called with the number of texts after each batch.
 
-    Raises ValueError naming the task, or file and line of the data, or the encoder's fault; ImportError without the
-    libraries of the eval extra.
+    Raises ValueError if the task is unknown, if the data are invalid (the message names file and line) or if the
+    encoder's output is; ImportError if the eval extra is not installed.
     """
     row = task_named(task) if isinstance(task, str) else task
     source = data if data is not None and not isinstance(data, str | os.PathLike) else _source(data)
@@ -114,18 +117,18 @@ def evaluate(
     meter = _Meter(encoder, batch_size, on_texts)
     start = time.perf_counter()
     try:
-        with warnings.catch_warnings():  # the error below says it
+        with warnings.catch_warnings():  # the error below replaces this warning of scipy
             warnings.filterwarnings("ignore", "An input array is constant")
             scores, details = SCORERS[row.type](meter, row, source)
     except ModuleNotFoundError as error:
-        raise ImportError(f"evaluate: {error.name} is not installed; wanted minilm-np[eval]") from None
+        raise ImportError(f"evaluate: {error.name} is not installed; install minilm-np[eval]") from None
     if not np.isfinite(scores[row.main]):
-        raise ValueError(f"{row.name}: {row.main} is {scores[row.main]}: are the encoder's vectors all the same?")
+        raise ValueError(f"{row.name}: {row.main} is {scores[row.main]}: are all vectors of the encoder equal?")
     return Result(row, scores, details, meter.texts, time.perf_counter() - start, meter.seconds)
 
 
 def mean_of(task: Task, parts: Sequence[Result]) -> Result:
-    """The result of a row that is the mean of others, of theirs."""
+    """Return the result of a row that is the mean of other rows, from their results."""
     scores = {name: float(np.mean([part.scores[name] for part in parts])) for name in parts[0].scores}
     sums = (sum(getattr(part, name) for part in parts) for name in ("texts", "seconds", "encode_seconds"))
     return Result(task, scores, [part.scores for part in parts], *sums)
@@ -136,9 +139,9 @@ def _source(data: str | os.PathLike[str] | None) -> Source:
 
 
 class _Meter:
-    """An encoder whose answers are checked, and whose texts and seconds are counted."""
+    """An encoder wrapped to work in batches, check the vectors, and count texts and seconds."""
 
-    def __init__(self, encoder: SentenceTransformer | Encode, batch_size: int, on_texts: Report | None):
+    def __init__(self, encoder: SentenceTransformer | Encode, batch_size: int, on_texts: OnTexts | None):
         self.texts, self.seconds = 0, 0.0
         self._batch_size, self._on_texts = batch_size, on_texts
         if isinstance(encoder, SentenceTransformer):
@@ -150,30 +153,30 @@ class _Meter:
     def __call__(self, texts: list[str]) -> Array:
         parts = []
         for start in range(0, len(texts), self._batch_size):
-            some = texts[start : start + self._batch_size]
+            batch = texts[start : start + self._batch_size]
             begin = time.perf_counter()
-            vectors = self._encode(some)
+            vectors = self._encode(batch)
             self.seconds += time.perf_counter() - begin
-            if vectors.ndim != 2 or len(vectors) != len(some) or not vectors.shape[1] or vectors.dtype.kind != "f":
-                found = f"{vectors.dtype} of shape {vectors.shape}"
-                raise ValueError(f"encoder: found {found}, wanted floating-point vectors ({len(some)}, D)")
+            if vectors.ndim != 2 or len(vectors) != len(batch) or not vectors.shape[1] or vectors.dtype.kind != "f":
+                got = f"{vectors.dtype} of shape {vectors.shape}"
+                raise ValueError(f"encoder: expected floating-point vectors ({len(batch)}, D), got {got}")
             if not np.isfinite(vectors).all():
-                text = some[int(np.argmin(np.isfinite(vectors).all(axis=1)))]
+                text = batch[int(np.argmin(np.isfinite(vectors).all(axis=1)))]
                 raise ValueError(f"encoder: the vector of {text[:40]!r} is not finite")
-            self.texts += len(some)
+            self.texts += len(batch)
             if self._on_texts is not None:
-                self._on_texts(len(some))
+                self._on_texts(len(batch))
             parts.append(vectors)
         if len({vectors.shape[1:] for vectors in parts}) > 1:
-            raise ValueError("encoder: found vectors of different sizes")
+            raise ValueError("encoder: expected vectors of one size, got several sizes")
         return np.concatenate(parts)
 
 
 def _call(encoder: Encode, texts: list[str]) -> Array:
-    """What a foreign encoder gives, as an array; whatever it raises is one ValueError."""
+    """Return the encoder's vectors as an array. Raises ValueError for any exception that the encoder raises."""
     try:
         vectors: Any = encoder(texts)
-        if hasattr(vectors, "detach"):  # a PyTorch tensor, of which NumPy has no bfloat16
+        if hasattr(vectors, "detach"):  # a PyTorch tensor; NumPy has no bfloat16
             vectors = vectors.detach().cpu()
             vectors = vectors.float() if vectors.element_size() < 4 else vectors
         return np.asarray(vectors)
@@ -182,40 +185,41 @@ def _call(encoder: Encode, texts: list[str]) -> Array:
         raise ValueError(f"encoder: {raised}{' '.join(str(error).split())[:300]}") from error
 
 
-# --- data to protocols -------------------------------------------------------------------------
+# --- from data to protocols --------------------------------------------------------------------
 
 
 def _columns(rows: Iterator[Mapping[str, Any]], task: Task, *names: str) -> list[list[Any]]:
+    """Return a list of values for each named field of the rows. Raises ValueError if there are fewer than two rows."""
     columns: list[list[Any]] = [[] for _ in names]
     for row in rows:
         for column, name in zip(columns, names, strict=True):
             column.append(row[name])
     if len(columns[0]) < 2:
-        raise ValueError(f"{task.name}: found {len(columns[0])} rows, wanted two or more")
+        raise ValueError(f"{task.name}: expected two or more rows, got {len(columns[0])}")
     return columns
 
 
 def _sts(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
     first, second, gold = _columns(read(source, task), task, "sentence1", "sentence2", "score")
     if len(set(gold)) == 1:
-        raise ValueError(f"{task.name}: found the one score {gold[0]:g}, wanted different ones")
+        raise ValueError(f"{task.name}: expected different scores, got only {gold[0]:g}")
     return protocols.sts(encode, first, second, gold), []
 
 
 def _pair_classification(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
     first, second, labels = _columns(read(source, task), task, "sentence1", "sentence2", "label")
     if set(labels) != {0, 1}:
-        raise ValueError(f"{task.name}: found the labels {sorted(set(labels))[:5]}, wanted 0 and 1, both")
+        raise ValueError(f"{task.name}: expected the labels 0 and 1, got {sorted(set(labels))[:5]}")
     return protocols.pair_classification(encode, first, second, labels), []
 
 
 def _classification(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
     train, test = (_columns(read(source, task, part), task, "text", "label") for part in ("train", "test"))
-    kinds = {type(label).__name__ for label in (*train[1], *test[1])}
-    if len(kinds) > 1:
-        raise ValueError(f"{task.name}: found labels that are {' and '.join(sorted(kinds))}, wanted one of them")
+    types = {type(label).__name__ for label in (*train[1], *test[1])}
+    if len(types) > 1:
+        raise ValueError(f"{task.name}: expected labels of one type, got {' and '.join(sorted(types))}")
     if len(set(train[1])) < 2:
-        raise ValueError(f"{task.name}: found one label in train, wanted two or more")
+        raise ValueError(f"{task.name}: expected two or more labels in train, got one")
     return protocols.classification(encode, (train[0], train[1]), (test[0], test[1]), task.samples_per_label)
 
 
@@ -224,23 +228,24 @@ def _clustering(encode: Encode, task: Task, source: Source) -> tuple[Scores, lis
         for number, row in enumerate(read(source, task), 1):
             texts, labels = row["sentences"], row["labels"]
             if len(texts) != len(labels) or not texts:
-                raise ValueError(f"{task.name}, set {number}: found {len(texts)} sentences, {len(labels)} labels")
+                got = f"{len(texts)} sentences and {len(labels)} labels"
+                raise ValueError(f"{task.name}, set {number}: expected sentences with one label each, got {got}")
             yield texts, labels
 
-    found = sets()
-    first = next(found, None)
+    remaining = sets()
+    first = next(remaining, None)
     if first is None:
-        raise ValueError(f"{task.name}: found no rows")
-    return protocols.clustering(encode, chain([first], found))
+        raise ValueError(f"{task.name}: expected one or more sets, got none")
+    return protocols.clustering(encode, chain([first], remaining))
 
 
 def _reranking(encode: Encode, task: Task, source: Source) -> tuple[Scores, list[Scores]]:
     samples = list(read(source, task))
     for number, sample in enumerate(samples, 1):
         if not sample["query"]:
-            raise ValueError(f"{task.name}, row {number}: found an empty query, wanted a text")
+            raise ValueError(f"{task.name}, row {number}: query: expected a text, got {sample['query']!r}")
     if not any(sample["positive"] and sample["negative"] for sample in samples):
-        raise ValueError(f"{task.name}: found no query with a positive and a negative")
+        raise ValueError(f"{task.name}: expected a query with a positive and a negative, got none")
     return protocols.reranking(encode, samples), []
 
 
@@ -249,12 +254,13 @@ def _summarization(encode: Encode, task: Task, source: Source) -> tuple[Scores, 
     for number, sample in enumerate(samples, 1):
         summaries, relevance = len(sample["machine_summaries"]), len(sample["relevance"])
         if summaries != relevance or summaries < 3:
-            found = f"{summaries} machine summaries, {relevance} relevances"
-            raise ValueError(f"{task.name}, row {number}: found {found}, wanted three or more, a relevance each")
+            expected = "three or more machine summaries with one relevance each"
+            got = f"{summaries} summaries and {relevance} relevances"
+            raise ValueError(f"{task.name}, row {number}: expected {expected}, got {got}")
         if not sample["human_summaries"]:
-            raise ValueError(f"{task.name}, row {number}: found no human summary, wanted one or more")
+            raise ValueError(f"{task.name}, row {number}: expected one or more human summaries, got none")
     if not any(len(set(sample["relevance"])) > 1 for sample in samples):
-        raise ValueError(f"{task.name}: found no row with different relevances")
+        raise ValueError(f"{task.name}: expected a row with different relevances, got none")
     return protocols.summarization(encode, samples), []
 
 
@@ -264,11 +270,11 @@ def _retrieval(encode: Encode, task: Task, source: Source) -> tuple[Scores, list
         qrels.setdefault(row["query-id"], {})[row["corpus-id"]] = row["score"]
     queries = {row["_id"]: row["text"] for row in read(source, task, "queries") if row["_id"] in qrels}
     if not queries:
-        raise ValueError(f"{task.name}: no query has a line in qrels")
+        raise ValueError(f"{task.name}: expected a query with a line in qrels, got none")
     rows = read(source, task, "corpus")
     first = next(rows, None)
     if first is None:
-        raise ValueError(f"{task.name}: the corpus has no documents")
+        raise ValueError(f"{task.name}: expected one or more documents in the corpus, got none")
     corpus = ((row["_id"], f"{row.get('title') or ''} {row['text']}".strip()) for row in chain([first], rows))
     return protocols.retrieval(encode, corpus, queries, qrels), []
 

@@ -1,7 +1,7 @@
-"""The 95 rows of the model card: what each is, what the card says, and what data it needs.
+"""The 95 rows of the model card: task type, published scores and data.
 
-card.json has for each row its type, its data set on the Hugging Face hub, the card's measures in points ("card"), and
-the main measure that a later mteb has stored for the same model ("stored", "stored_by": the version).
+card.json has for each row the task type, the data set on the Hugging Face hub, the card's measures in points ("card"),
+and the main measure that a later version of mteb stored for the same model ("stored"; the version is "stored_by").
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
-MAIN = {  # the measure that stands for a task of this type
+MAIN_MEASURES = {  # by task type
     "STS": "cos_sim_spearman",
     "PairClassification": "cos_sim_ap",
     "Classification": "accuracy",
@@ -20,11 +20,11 @@ MAIN = {  # the measure that stands for a task of this type
     "Retrieval": "ndcg_at_10",
     "Summarization": "cos_sim_spearman",
 }
-FORMATS = {  # the files of a task called NAME, each plain or .gz; .tsv has a line of column names first
+FORMATS = {  # files of a task called NAME, plain or with .gz appended; the first line of a .tsv names its columns
     "STS": ("NAME.tsv: sentence1, sentence2, score",),
     "PairClassification": ("NAME.tsv: sentence1, sentence2, label (0 or 1)",),
     "Classification": ('NAME.train.jsonl: {"text": str, "label": int or str}', "NAME.test.jsonl: the same"),
-    "Clustering": ('NAME.jsonl, a line a set: {"sentences": [str], "labels": [int or str]}',),
+    "Clustering": ('NAME.jsonl, one set per line: {"sentences": [str], "labels": [int or str]}',),
     "Reranking": ('NAME.jsonl: {"query": str or [str], "positive": [str], "negative": [str]}',),
     "Retrieval": (
         'NAME/corpus.jsonl: {"_id": str, "title": str (optional), "text": str}',
@@ -33,7 +33,7 @@ FORMATS = {  # the files of a task called NAME, each plain or .gz; .tsv has a li
     ),
     "Summarization": ('NAME.jsonl: {"human_summaries": [str], "machine_summaries": [str], "relevance": [number]}',),
 }
-PARTS_OF = "CQADupstackRetrieval"  # the mean of twelve other rows, which are named after it
+MEAN_ROW = "CQADupstackRetrieval"  # the mean of twelve other rows: CQADupstackAndroidRetrieval, ...
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Task:
 
     name: str
     type: str
-    card: dict[str, float]  # points, by measure
-    stored: float  # the main measure, by a later mteb
-    stored_by: str
-    dataset: str | None = None  # on the Hugging Face hub; None if the row is the mean of others
+    card: dict[str, float]  # the card's scores in points, by measure
+    stored: float  # the main measure that a later version of mteb stored
+    stored_by: str  # that version
+    dataset: str | None = None  # on the Hugging Face hub; None if the row is a mean of other rows
     revision: str | None = None
     subset: str | None = None
     split: str = "test"
@@ -54,25 +54,25 @@ class Task:
 
     @property
     def main(self) -> str:
-        return MAIN[self.type]
+        return MAIN_MEASURES[self.type]
 
 
 @cache
 def all_tasks() -> dict[str, Task]:
-    """All rows by name, in the card's order."""
+    """Return all rows by name, in the card's order."""
     card = json.loads((files("minilm_np.evaluate") / "card.json").read_text(encoding="utf-8"))
-    found = {name: Task(name, **row) for name, row in card.items()}
-    stem, end = PARTS_OF[: -len("Retrieval")], "Retrieval"
-    parts = tuple(name for name in found if name.startswith(stem) and name.endswith(end) and name != PARTS_OF)
-    found[PARTS_OF] = Task(PARTS_OF, **card[PARTS_OF], parts=parts)
-    return found
+    tasks = {name: Task(name, **row) for name, row in card.items()}
+    stem, end = MEAN_ROW[: -len("Retrieval")], "Retrieval"
+    parts = tuple(name for name in tasks if name.startswith(stem) and name.endswith(end) and name != MEAN_ROW)
+    tasks[MEAN_ROW] = Task(MEAN_ROW, **card[MEAN_ROW], parts=parts)
+    return tasks
 
 
 def task_named(name: str) -> Task:
-    """The row of this name. Raises ValueError with the names that are most like it."""
+    """Return the row of this name. Raises ValueError that suggests similar names if it does not exist."""
     if name in all_tasks():
         return all_tasks()[name]
     from difflib import get_close_matches
 
-    near = get_close_matches(name, all_tasks(), n=3) or ["one that --list shows"]
-    raise ValueError(f"TASK: found {name!r}, wanted {' or '.join(near)}")
+    similar = get_close_matches(name, all_tasks(), n=3) or ["a task that --list shows"]
+    raise ValueError(f"TASK: expected {' or '.join(similar)}, got {name!r}")

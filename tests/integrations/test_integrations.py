@@ -366,7 +366,7 @@ def test_the_cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert evaluate(encode, "TwitterURLCorpus").texts == len({*FIRST, *SECOND})
     assert evaluate(encode, "NFCorpus").scores["recall_at_10"] == 100
     with pytest.raises(
-        ValueError, match=r"STS13: no data in the cache of datasets, .*; wanted mteb/sts13-sts, revision"
+        ValueError, match=r"STS13: no data in the cache of datasets, .*; expected mteb/sts13-sts, revision"
     ):
         evaluate(encode, "STS13")
 
