@@ -65,7 +65,7 @@ def cached(encode: Encode, folder: str | os.PathLike[str], model: str) -> Encode
     """Return a function that encodes only the texts missing from folder/MODEL.sqlite, and stores the new vectors there.
 
     encode takes n texts and returns float32 or float64 vectors (n, D). model is a fingerprint. Several processes may
-    use one folder. Raises ValueError that names the file if the file or a vector in it is damaged.
+    use one folder. Raises a ValueError that names the file if the file or a vector in it is damaged.
     """
     path = Path(folder) / f"{model}.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,11 +18,11 @@ from minilm_np.evaluate.tasks import FORMATS, Task, task_named
 
 Row = tuple[str, Mapping[str, Any]]  # its location, for error messages; its fields by name
 
-INTEGER_LIMIT = 2**31  # exclusive; a larger integer makes pytrec_eval end the interpreter
+INTEGER_LIMIT = 2**31  # exclusive; pytrec_eval aborts the process at larger integers
 
 
 class Id:
-    """Marks a field that is a string without lone surrogates, which make pytrec_eval end the interpreter."""
+    """Marks a field that is a string without lone surrogates, at which pytrec_eval aborts the process."""
 
 
 FIELDS: dict[str, dict[str, Any]] = {  # required fields of a row, by task type; by part for retrieval
@@ -186,7 +186,7 @@ def _pairs(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def check(source: Source, task: Task) -> None:
-    """Raise ValueError that names the missing part if the source has no data for the task."""
+    """Raise a ValueError that names the missing part if the source has no data for the task."""
     for part in task.parts:
         check(source, task_named(part))
     if not task.parts and not source.has(task):
@@ -195,7 +195,7 @@ def check(source: Source, task: Task) -> None:
 
 
 def read(source: Source, task: Task, part: str = "test") -> Iterator[Mapping[str, Any]]:
-    """Yield the checked rows of a part. Raises ValueError that names the file and the line of an invalid row."""
+    """Yield the checked rows of a part. Raises a ValueError that names the file and the line of an invalid row."""
     fields = FIELDS[part if task.type == "Retrieval" else task.type]
     for where, row in source.rows(task, part):
         yield {**row, **{name: _checked(where, row, name, kind) for name, kind in fields.items()}}

@@ -100,12 +100,12 @@ class EmbeddingSimilarityEvaluator(Evaluator):
         self.batch_size, self.precision, self.truncate_dim = batch_size, precision, truncate_dim
         self.main_similarity = util.SimilarityFunction(main_similarity) if main_similarity else None
         main = [self.main_similarity.value] if self.main_similarity else []
-        self.similarity_fn_names = _known(similarity_fn_names or main)
+        self.similarity_fn_names = _checked_names(similarity_fn_names or main)
 
     def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> Metrics:
         from scipy.stats import pearsonr, spearmanr
 
-        names = self.similarity_fn_names = self.similarity_fn_names or _known([model.similarity_fn_name])
+        names = self.similarity_fn_names = self.similarity_fn_names or _checked_names([model.similarity_fn_name])
         first, second = self._embeddings(model)
         metrics: dict[str, Any] = {}
         for name in names:
@@ -178,10 +178,10 @@ class BinaryClassificationEvaluator(Evaluator):
         super().__init__(name, csv_file, write_csv, show_progress_bar)
         self.sentences1, self.sentences2, self.labels = sentences1, sentences2, labels
         self.batch_size, self.truncate_dim = batch_size, truncate_dim
-        self.similarity_fn_names = _known(similarity_fn_names or [])
+        self.similarity_fn_names = _checked_names(similarity_fn_names or [])
 
     def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> Metrics:
-        names = self.similarity_fn_names = self.similarity_fn_names or _known([model.similarity_fn_name])
+        names = self.similarity_fn_names = self.similarity_fn_names or _checked_names([model.similarity_fn_name])
         scores = self.compute_metrics(model)
         self.csv_headers = ["epoch", "steps", *(f"{name}_{measure}" for name in names for measure in self.IN_CSV)]
         row = [scores[name][measure] for name in names for measure in self.IN_CSV]
@@ -265,9 +265,8 @@ def _by_threshold(scores: Any, labels: Any, high_score_more_similar: bool) -> tu
     last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
     following = scores[np.minimum(last + 1, len(scores) - 1)]
     thresholds = (scores[last] + following) / np.asarray(2, scores.dtype)
-    thresholds = np.where(
-        thresholds == following, scores[last], thresholds
-    )  # where the midpoint rounds to the next score
+    # A midpoint may round to the next score, which would then count as similar.
+    thresholds = np.where(thresholds == following, scores[last], thresholds)
     correct = np.cumsum(np.asarray(labels)[order] == 1)[last]
     return scores, correct, last + 1, thresholds
 
@@ -303,11 +302,11 @@ class TripletEvaluator(Evaluator):
             main_similarity_function = main_distance_function
         main = util.SimilarityFunction(main_similarity_function) if main_similarity_function else None
         self.main_similarity_function = main
-        self.similarity_fn_names = _known(similarity_fn_names or ([main.value] if main else []))
+        self.similarity_fn_names = _checked_names(similarity_fn_names or ([main.value] if main else []))
         if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float | dict)):
             raise ValueError(f"margin: expected a number or a dict of numbers by {list(PAIRWISE)}, got {margin!r}")
         margins = margin if isinstance(margin, dict) else dict.fromkeys(PAIRWISE, margin or 0)
-        _known(list(margins), "margin")
+        _checked_names(list(margins), "margin")
         self.margin = {**dict.fromkeys(PAIRWISE, 0), **margins}
 
     def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> Metrics:
@@ -315,7 +314,7 @@ class TripletEvaluator(Evaluator):
         positives, negatives = (
             _encode(self, model.encode_document, texts) for texts in (self.positives, self.negatives)
         )
-        names = self.similarity_fn_names = self.similarity_fn_names or _known([model.similarity_fn_name])
+        names = self.similarity_fn_names = self.similarity_fn_names or _checked_names([model.similarity_fn_name])
         metrics = {}
         for name in names:
             is_correct = PAIRWISE[name](anchors, positives) > PAIRWISE[name](anchors, negatives) + self.margin[name]
@@ -564,7 +563,7 @@ def _as_list(value: Any) -> list[Any]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _known(names: Sequence[str], argument: str = "similarity_fn_names") -> list[str]:
+def _checked_names(names: Sequence[str], argument: str = "similarity_fn_names") -> list[str]:
     for name in names:
         if name not in PAIRWISE:
             raise ValueError(f"{argument}: expected one of {list(PAIRWISE)}, got {name!r}")

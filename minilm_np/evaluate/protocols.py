@@ -243,7 +243,7 @@ def nearest(
     vectors = encode_once(encode, list(queries.values()))
     row_of = {query: row for row, query in enumerate(queries)}
     best = TopK(len(queries), k)
-    ids: dict[int, str] = {}  # by row of the corpus, of the best documents so far and of some that dropped out
+    ids: dict[int, str] = {}  # by row of the corpus: the best documents and some that dropped out
     after_pruning = MIN_IDS_BETWEEN_PRUNING
     documents = iter(corpus)
     while block := list(islice(documents, max(256, min(8192, SCORES_PER_BLOCK // len(queries))))):

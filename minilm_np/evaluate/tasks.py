@@ -69,7 +69,7 @@ def all_tasks() -> dict[str, Task]:
 
 
 def task_named(name: str) -> Task:
-    """Return the row of this name. Raises ValueError that suggests similar names if it does not exist."""
+    """Return the row of this name. Raises a ValueError that suggests similar names if it does not exist."""
     if name in all_tasks():
         return all_tasks()[name]
     from difflib import get_close_matches

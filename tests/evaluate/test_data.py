@@ -70,12 +70,12 @@ def test_has_needs_all_parts_of_a_mean(tmp_path: Path) -> None:
             {"SciDocsRR.jsonl": jsonl({"query": 3, "positive": [], "negative": []})},
             "query: expected a string or a list of strings, got 3",
         ),
-        (  # pytrec_eval would end the interpreter
+        (  # pytrec_eval would abort the process
             "NFCorpus",
             {"NFCorpus/corpus.jsonl": jsonl({"_id": "\ud800", "text": "a"})},
             "corpus.jsonl, line 1: _id: expected a string without lone surrogates, got ",
         ),
-        (  # pytrec_eval would end the interpreter
+        (  # pytrec_eval would abort the process
             "NFCorpus",
             {"NFCorpus/qrels.tsv": b"query-id\tcorpus-id\tscore\nq\t1\t4611686018427387904\n"},
             "qrels.tsv, line 2: score: expected an integer below .*, got '4611686018427387904'",
