@@ -1,13 +1,15 @@
-"""How far from the truth is every stage? `python bench/fidelity.py` measures and writes the table in README.md.
+"""Measure the error of every stage against the float64 reference: `python bench/fidelity.py`.
 
-The truth is minilm_np in float64. PyTorch in float64 confirms it, stage by stage; then the float32 runs of both are
-measured against it. Needs the parity extra. tests/test_model_parity.py asserts what this measures.
+The reference is minilm_np in float64, on the NumPy op set. PyTorch in float64 confirms it at every stage; then the
+float32 runs of NumPy, Numba and PyTorch are compared with it. Needs the parity extra. tests/test_model_parity.py
+asserts bounds on these errors.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np import SentenceTransformer, weights
+from minilm_np.crosscheck import probe_texts
 from minilm_np.tokenizer import Text, Tokens
 
 Array = npt.NDArray[Any]
-README = Path(__file__).parent.parent / "README.md"
-TEXTS: list[Text] = [
-    "",
-    "A man is eating food.",
-    "Caf\u00e9 \u4f60\u597d \U0001f600 na\u00efve",
-    ("How many people live in Berlin?", "Berlin has a population of 3,520,031."),
-    "Sentence embeddings are compared by their cosine; one wrong constant is hardly seen in it. " * 3,
-    "The quick brown fox jumps over the lazy dog, twice on Sundays; nobody knows why it bothers. " * 20,  # cut at 256
-]
+Table = dict[str, dict[str, float]]  # largest error, by kind of stage and run
+CONFIRMS = "PyTorch float64"  # the run that confirms the reference; all others are float32
 
 
 def kind(stage: str) -> str:
-    """encoder.layer.3.attention.self.query -> attention.self.query"""
+    """Return the stage's name without its layer: attention.self.query of encoder.layer.3.attention.self.query."""
     return re.sub(r"^encoder\.layer\.\d+\.", "", stage)
 
 
@@ -42,7 +38,7 @@ def load_bert(folder: Path, dtype: str) -> Any:
 
 
 def pytorch_stages(bert: Any, tokens: Tokens) -> dict[str, Array]:
-    """Every stage of transformers' BertModel for one text, then mean pooling and L2 normalisation."""
+    """Return every stage of transformers' BertModel for one text, then mean pooling and L2 normalisation."""
     import torch
 
     seen: dict[str, Any] = {}
@@ -80,61 +76,70 @@ def pytorch_stages(bert: Any, tokens: Tokens) -> dict[str, Array]:
 
 
 def our_stages(model: SentenceTransformer, text: Text) -> dict[str, Array]:
-    """Every stage for one text; attention_probs as one array (N, S, S)."""
+    """Return every stage for one text; attention_probs is one array (N, S, S)."""
     stages = model.stages([text])
     return {name: value[0] if isinstance(value, list) else value for name, value in stages.items()}
 
 
-def measure(folder: Path, texts: Iterable[Text] = TEXTS) -> dict[str, dict[str, float]]:
-    """Largest difference of an element, by kind of stage, over texts and layers, one column a run."""
+def measure(folder: Path, texts: Iterable[Text]) -> Table:
+    """Return the largest error of an element over texts, layers and tokens, by kind of stage and run."""
     ours = {dtype: SentenceTransformer(folder, backend="numpy", dtype=dtype) for dtype in ("float32", "float64")}
     numba = SentenceTransformer(folder, backend="numba")
     theirs = {dtype: load_bert(folder, dtype) for dtype in ("float32", "float64")}
-    table: dict[str, dict[str, float]] = {}
+    table: Table = {}
     for text in texts:
         tokens = ours["float32"].tokens([text])
-        truth = our_stages(ours["float64"], text)
+        reference = our_stages(ours["float64"], text)
         runs = {
             "NumPy float32": our_stages(ours["float32"], text),
             "Numba float32": our_stages(numba, text),
             "PyTorch float32": pytorch_stages(theirs["float32"], tokens),
-            "PyTorch float64": pytorch_stages(theirs["float64"], tokens),
+            CONFIRMS: pytorch_stages(theirs["float64"], tokens),
         }
-        for stage, wanted in truth.items():
+        for stage, expected in reference.items():
             row = table.setdefault(kind(stage), dict.fromkeys(runs, 0.0))
             for name, run in runs.items():
-                assert run[stage].shape == wanted.shape, (name, stage)
+                assert run[stage].shape == expected.shape, (name, stage)
                 # np.maximum keeps NaN; max() would not
-                row[name] = float(np.maximum(row[name], np.abs(run[stage] - wanted).max()))
+                row[name] = float(np.maximum(row[name], np.abs(run[stage] - expected).max()))
     return table
 
 
-def markdown(table: dict[str, dict[str, float]]) -> str:
-    columns = list(next(iter(table.values())))
-    lines = ["| stage | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-    lines += [f"| {kind} | " + " | ".join(f"{row[c]:.1e}" for c in columns) + " |" for kind, row in table.items()]
+def markdown(table: Table) -> str:
+    """Return the table with a row for each kind of stage and a column for each run."""
+    runs = list(next(iter(table.values())))
+    lines = ["| stage | " + " | ".join(runs) + " |", "|---|" + "---|" * len(runs)]
+    lines += [f"| {kind} | " + " | ".join(f"{row[run]:.1e}" for run in runs) + " |" for kind, row in table.items()]
     return "\n".join(lines) + "\n"
 
 
-def write_block(name: str, text: str) -> None:
-    """Replace what stands in README.md, if there is one, between <!-- name:begin --> and <!-- name:end -->."""
-    if not README.exists():
-        print("README.md: no such file; nothing written")
-        return
-    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-    before, _, rest = README.read_text(encoding="utf-8").partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise SystemExit(f"README.md: {begin.strip()} ... {end} not found")
-    README.write_text(before + begin + text + end + after, encoding="utf-8")
+def summary(table: Table) -> str:
+    """Return the README's table: for each float32 run the error of the sentence embedding and that of any stage."""
+    lines = ["| largest error of an element | sentence embedding | any stage |", "|---|---|---|"]
+    for run in table["sentence_embedding"]:
+        if run != CONFIRMS:
+            worst = max(row[run] for row in table.values())
+            lines.append(f"| {run} | {table['sentence_embedding'][run]:.1e} | {worst:.1e} |")
+    return "\n".join(lines) + "\n"
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> tuple[str, str]:
+    """Measure and print; return the page's table and the README's summary as Markdown."""
     import torch
     import transformers
 
-    table = measure(weights.find_or_fetch().folder)
-    versions = f"NumPy {np.__version__}, PyTorch {torch.__version__}, transformers {transformers.__version__}"
-    text = f"{markdown(table)}\n{versions}; {len(TEXTS)} texts of 2 to 256 word pieces.\n"
-    print(text)
-    write_block("fidelity", text)
+    argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None).parse_args(argv)
+    folder, texts = weights.find_or_fetch().folder, probe_texts()
+    table = measure(folder, texts)
+    lengths = np.diff(SentenceTransformer(folder, backend="numpy").tokens(texts).offsets)
+    about = (
+        f"NumPy {np.__version__}, PyTorch {torch.__version__}, transformers {transformers.__version__}; "
+        f"{len(texts)} texts of {lengths.min()} to {lengths.max()} word pieces."
+    )
+    page = f"{markdown(table)}\n{about}\n"
+    print(page)
+    return page, summary(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,23 +1,22 @@
-"""A ladder for students: one matrix product, from three loops to the register tile: `python bench/ladder.py`.
+"""A ladder for students: one matrix product, from three loops to a register tile: `python bench/ladder.py`.
 
-y = x W^T, x (256, 384), W (1536, 384), float32: the layer "intermediate.dense" for 256 word pieces, on one thread.
-Every step is a few lines, is checked against NumPy in float64 before it is timed, and is as fast as its figure says.
-With matplotlib (the bench extra) the figures become a picture, bench/ladder.svg.
+y = x W^T with x (256, 384) and W (1536, 384) in float32: the layer "intermediate.dense" for 256 tokens, on one thread.
+Every step is a few lines long and is checked against NumPy in float64 before it is timed.
+`python bench/generate/pictures.py` draws docs/images/ladder.svg.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
-from race import fma_peak
+from timing import fma_peak, interleaved
 
 from minilm_np.kernels.linear import Packed, linear, panels_of, prepare_dense
 from minilm_np.kernels.simd import WIDTH, empty, fma, load, splat, store
@@ -26,7 +25,7 @@ Array = npt.NDArray[np.float32]
 jit: Any = numba.njit(error_model="numpy")
 
 
-# 1. The definition. Each number of y is a sum over k; a compiler may not reorder it, so it adds one by one.
+# 1. The definition. Each element of y is a sum over k. The compiler may not reorder it, so it adds term by term.
 @jit
 def three_loops(x, w, y):  # type: ignore[no-untyped-def]
     for t in range(x.shape[0]):
@@ -37,7 +36,8 @@ def three_loops(x, w, y):  # type: ignore[no-untyped-def]
             y[t, n] = total
 
 
-# 2. Another order. The innermost loop runs along a row of y and a row of W^T: independent sums, which fit in vectors.
+# 2. Another loop order. The innermost loop runs along a row of y and a row of W^T: independent sums, which the
+# compiler can put into vectors.
 @jit
 def rows(x, wt, y):  # type: ignore[no-untyped-def]
     y[:] = 0
@@ -47,7 +47,7 @@ def rows(x, wt, y):  # type: ignore[no-untyped-def]
                 y[t, n] += x[t, k] * wt[k, n]
 
 
-# 3. Blocked. 64 rows of W^T (393 KB) stay in the second-level cache while all rows of x pass by.
+# 3. Blocked. 64 rows of W^T (393 KB) stay in the second-level cache while all rows of x use them.
 @jit
 def blocked(x, wt, y):  # type: ignore[no-untyped-def]
     y[:] = 0
@@ -59,8 +59,8 @@ def blocked(x, wt, y):  # type: ignore[no-untyped-def]
                     y[t, n] += x_part[t, k] * wt_part[k, n]
 
 
-# 4. Packed. Three vectors of columns, copied once to where they are read one after another; their sums stay in
-# registers over the whole of k, where the steps above load and store y for every term.
+# 4. Packed. The columns are copied once, three vectors at a time, into the order in which they are read. Their sums
+# stay in registers for all of k; the steps above load and store y for every term.
 @jit
 def packed(x, panels, y):  # type: ignore[no-untyped-def]
     (T, K), flat_y, N = x.shape, y.reshape(-1), y.shape[1]
@@ -78,14 +78,14 @@ def packed(x, panels, y):  # type: ignore[no-untyped-def]
             store(c, flat_y, at + 2 * WIDTH)
 
 
-# 5. The register tile of minilm_np/kernels: every vector of W serves eight rows, every number of x three vectors.
+# 5. The register tile of minilm_np/kernels: a vector of W is used for eight rows, an element of x for three vectors.
 def register_tile(x: Array, dense: Packed, y: Array) -> None:
     N, K = dense.shape
     linear(x.reshape(-1), len(x), K, dense.panels, dense.bias, N, False, y.reshape(-1), 0, panels_of(N), 1)
 
 
 def steps(x: Array, w: Array) -> dict[str, Callable[[Array], Any]]:
-    """Each step as a function that writes y; what it needs of W is prepared here, once, as a model would."""
+    """Return each step as a function that writes y; W is prepared once, here, as a model would do at load."""
     wt = np.ascontiguousarray(w.T)
     panels = empty(w.size)
     panels[:] = w.reshape(-1, 3 * WIDTH, w.shape[1]).transpose(0, 2, 1).reshape(-1)
@@ -101,15 +101,21 @@ def steps(x: Array, w: Array) -> dict[str, Callable[[Array], Any]]:
 
 
 def check(name: str, y: Array, x: Array, w: Array) -> None:
-    """Every number within K roundings of the sum of its terms' magnitudes: the bound of any order of summation."""
+    """Raise SystemExit if an element is further off than K roundings of the sum of its terms' magnitudes.
+
+    No order of summation exceeds this bound.
+    """
     x64, w64 = x.astype(np.float64), w.astype(np.float64)
     bound = x.shape[1] * 2.0**-24 * (np.abs(x64) @ np.abs(w64).T)
     error = np.abs(y - x64 @ w64.T)
     if not (error <= bound).all():
-        raise SystemExit(f"{name}: {np.max(error):.1e} off, at most {np.max(bound):.1e} is rounding: not timed")
+        raise SystemExit(
+            f"{name}: expected an error of at most {np.max(bound):.1e}, got {np.max(error):.1e}; not timed"
+        )
 
 
 def one_blas_thread() -> tuple[AbstractContextManager[Any], str]:
+    """Return a context that limits BLAS to one thread, and the label for BLAS: it reports if that is not possible."""
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
@@ -118,43 +124,22 @@ def one_blas_thread() -> tuple[AbstractContextManager[Any], str]:
 
 
 def measure(T: int = 256, K: int = 384, N: int = 1536, rounds: int = 9) -> dict[str, float]:
-    """GFLOP/s of each step: medians over interleaved rounds."""
+    """Return the GFLOP/s of each step: medians over interleaved rounds."""
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(shape, np.float32) for shape in ((T, K), (N, K)))
-    ways, seconds = steps(x, w), {}
-    for name, way in ways.items():
+    calls = {}
+    for name, step in steps(x, w).items():
         y = empty(T * N).reshape(T, N)
-        y[:] = np.nan  # a number that is left out shows
-        way(y)
+        y[:] = np.nan  # so that a missing element is noticed
+        step(y)
         check(name, y, x, w)
-        seconds[name] = list[float]()
-    for _ in range(rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way(y)
-            seconds[name].append(time.perf_counter() - start)
+        calls[name] = partial(step, y)
+    seconds = interleaved(calls, rounds)
     return {name: 2 * T * K * N / statistics.median(times) / 1e9 for name, times in seconds.items()}
 
 
-def draw(speeds: dict[str, float], peak: float, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "minilm_np"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 3))
-    bars = axes.barh(list(speeds), list(speeds.values()), color=["#4c72b0"] * (len(speeds) - 1) + ["#999999"])
-    axes.bar_label(bars, [f"{speed:.0f}" for speed in speeds.values()], padding=3)
-    axes.axvline(peak, color="#c44e52", linestyle="--")
-    axes.text(peak, -0.7, f"FMA peak {peak:.0f}", color="#c44e52", ha="right", va="bottom")
-    axes.set(xlabel="GFLOP/s, one thread", xlim=(0, 1.1 * max(peak, *speeds.values())))
-    axes.invert_yaxis()
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-
-
-def main() -> None:
+def main() -> tuple[dict[str, float], float]:
+    """Measure and print; return the GFLOP/s of each step and of the FMA peak."""
     limit, blas = one_blas_thread()
     with limit:
         speeds = measure()
@@ -163,10 +148,7 @@ def main() -> None:
     print(f"{'':36}GFLOP/s  % of BLAS  % of FMA peak ({peak:.0f})")
     for name, speed in speeds.items():
         print(f"{name:36}{speed:7.1f}  {100 * speed / speeds[blas]:9.0f}  {100 * speed / peak:13.0f}")
-    try:
-        draw(speeds, peak, Path(__file__).parent / "ladder.svg")
-    except ImportError:
-        print("matplotlib is not installed: no picture")
+    return speeds, peak
 
 
 if __name__ == "__main__":

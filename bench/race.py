@@ -1,45 +1,44 @@
-"""Throughput and latency beside the other ways to run this model on a CPU: `python bench/race.py`.
+"""Compare minilm_np's speed with other ways to run the model on a CPU: `python bench/race.py`.
 
-Every racer that is installed takes part, in float32, with its own tokenizer calls inside the time, on the same
-texts. Results are checked against the float64 oracle before anything is timed. Rounds are interleaved (A B C,
-A B C, ...) and the figures are medians over rounds, so a machine that slows down slows everybody down.
-The texts are the docstrings of Python's standard library, which everybody has.
+Every installed runtime takes part, in float32 and on the same texts, with tokenisation included in its time. Each
+result is checked against the float64 reference before anything is timed. Rounds are interleaved and the figures are
+medians over rounds. The texts are the docstrings of Python's standard library, which every machine has.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
-import importlib.metadata
-import platform
 import statistics
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from fidelity import write_block
+from timing import cpu_model, fma_peak, interleaved, machine
 
 from minilm_np import SentenceTransformer, weights
 from minilm_np.kernels import simd
-from minilm_np.tokenizer import Tokenizer
+from minilm_np.tokenizer import Tokenizer, Tokens
 
-Encode = Callable[[list[str]], npt.NDArray[Any]]
+Array = npt.NDArray[Any]
+Encode = Callable[[list[str]], Array]
+Ratios = dict[str, dict[str, float]]  # time divided by that of minilm_np (Numba), by runtime and kind of text
 BATCH_SIZE = 32
 TEMPORARY = tempfile.TemporaryDirectory()
+ONNX_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 
 # --- texts -------------------------------------------------------------------------------------
 
 
 def docstrings() -> list[str]:
-    """Paragraphs of the standard library's docstrings, white space folded, in the order of the files."""
+    """Return the paragraphs of the standard library's docstrings with white space folded, in the order of the files."""
     paragraphs: dict[str, None] = {}
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -49,8 +48,8 @@ def docstrings() -> list[str]:
     return [paragraph for paragraph in paragraphs if paragraph]
 
 
-def corpora(tokenizer: Tokenizer, seed: int = 0) -> dict[str, list[str]]:
-    """short: 16 to 24 word pieces. mixed: 8 to 256, a long tail. long: cut at 256. query: one short text."""
+def texts_by_kind(tokenizer: Tokenizer, seed: int = 0) -> dict[str, list[str]]:
+    """Return short texts (16 to 24 word pieces), mixed (8 to 256, long tail), long (cut at 256) and a short query."""
     paragraphs = docstrings()
     lengths = np.diff(tokenizer(paragraphs).offsets)
     short = [p for p, n in zip(paragraphs, lengths, strict=True) if 16 <= n <= 24]
@@ -63,7 +62,7 @@ def corpora(tokenizer: Tokenizer, seed: int = 0) -> dict[str, list[str]]:
     return {"short": short[:640], "mixed": mixed, "long": long, "query": short[700:701]}
 
 
-# --- racers ------------------------------------------------------------------------------------
+# --- runtimes ----------------------------------------------------------------------------------
 
 
 def minilm_np_numba(folder: Path, threads: int) -> Encode:
@@ -84,7 +83,7 @@ def sentence_transformers(folder: Path, threads: int) -> Encode:
 
 
 def export_onnx(folder: Path) -> Path:
-    """The model as ONNX, exported by PyTorch; once a run, in a folder that goes with the process."""
+    """Return the model as an ONNX file, which PyTorch exports once per process into a temporary folder."""
     import torch
     from transformers import AutoModel
 
@@ -93,43 +92,48 @@ def export_onnx(folder: Path) -> Path:
             super().__init__()
             self.bert = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
 
-        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+        def forward(self, input_ids: Any, token_type_ids: Any, attention_mask: Any) -> Any:
             return self.bert(
-                input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+                input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask
             ).last_hidden_state
 
     path = Path(TEMPORARY.name) / "model.onnx"
     if not path.exists():
-        inputs, outputs = ["input_ids", "attention_mask", "token_type_ids"], ["last_hidden_state"]
-        example = tuple(torch.ones((2, 8), dtype=torch.int64) for _ in inputs)
-        axes = {name: {0: "batch", 1: "tokens"} for name in inputs + outputs}
+        outputs = ["last_hidden_state"]
+        example = tuple(torch.ones((2, 8), dtype=torch.int64) for _ in ONNX_INPUTS)
+        axes = {name: {0: "batch", 1: "tokens"} for name in (*ONNX_INPUTS, *outputs)}
         torch.onnx.export(
-            Encoder(), example, str(path), input_names=inputs, output_names=outputs, dynamic_axes=axes, dynamo=False
-        )
+            Encoder(), example, str(path), input_names=list(ONNX_INPUTS), output_names=outputs, dynamic_axes=axes,
+            dynamo=False,
+        )  # fmt: skip
     return path
 
 
-def batched(folder: Path, run: Callable[[list[Any]], Any]) -> Encode:
-    """As sentence-transformers does around a model: sort by length, pad each batch, masked mean, normalise."""
-    from tokenizers import Tokenizer as HuggingFaceTokenizer
+def padded(tokens: Tokens) -> tuple[Array, Array, Array]:
+    """Return token_ids, token_type_ids and attention_mask, each int64 (B, longest text)."""
+    lengths = np.diff(tokens.offsets)
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids, types = np.zeros(mask.shape, np.int64), np.zeros(mask.shape, np.int64)
+    ids[mask], types[mask] = tokens.token_ids, tokens.token_type_ids
+    return ids, types, mask.astype(np.int64)
 
-    tokenizer: Any = HuggingFaceTokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(256)
-    tokenizer.no_padding()
 
-    def encode(texts: list[str]) -> npt.NDArray[Any]:
-        ids = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        result = np.empty((len(ids), 384), np.float32)
-        for start in range(0, len(ids), BATCH_SIZE):
+def batched(folder: Path, run: Callable[[dict[str, Array]], Array]) -> Encode:
+    """Wrap `run` as sentence-transformers wraps a model: sort by length, pad each batch, masked mean, normalise.
+
+    `run` maps the ONNX inputs of a batch, each (B, S), to its hidden states (B, S, H).
+    """
+    tokenizer = Tokenizer(folder / "tokenizer.json", max_seq_length=256)
+
+    def encode(texts: list[str]) -> Array:
+        tokens = tokenizer(texts)
+        order = np.argsort(-np.diff(tokens.offsets), kind="stable")
+        result = np.empty((len(texts), 384), np.float32)
+        for start in range(0, len(order), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
-            padded = np.zeros((len(rows), len(ids[rows[0]])), np.int64)
-            for row, i in zip(padded, rows, strict=True):
-                row[: len(ids[i])] = ids[i]
-            lengths = np.array([len(ids[i]) for i in rows])
-            mask = (np.arange(padded.shape[1]) < lengths[:, None]).astype(np.int64)  # a text may have written [PAD]
-            hidden_states = run([padded, mask, np.zeros_like(padded)])
-            pooled = (hidden_states * mask[:, :, None]).sum(axis=1, dtype=np.float32) / mask.sum(axis=1)[:, None]
+            inputs = dict(zip(ONNX_INPUTS, padded(tokens.take(rows)), strict=True))
+            mask = inputs["attention_mask"]
+            pooled = (run(inputs) * mask[:, :, None]).sum(axis=1, dtype=np.float32) / mask.sum(axis=1)[:, None]
             result[rows] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return result
 
@@ -146,9 +150,8 @@ def onnx_runtime(folder: Path, threads: int) -> Encode:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [put.name for put in session.get_inputs()]
-    feed = dict(zip(["input_ids", "attention_mask", "token_type_ids"], range(3), strict=True))
-    return batched(folder, lambda inputs: session.run(None, {name: inputs[feed[name]] for name in names})[0])
+    names = [graph_input.name for graph_input in session.get_inputs()]
+    return batched(folder, lambda inputs: session.run(None, {name: inputs[name] for name in names})[0])
 
 
 def openvino(folder: Path, threads: int) -> Encode:
@@ -160,127 +163,97 @@ def openvino(folder: Path, threads: int) -> Encode:
     return batched(folder, lambda inputs: compiled(inputs)[0])
 
 
-RACERS: dict[str, Callable[[Path, int], Encode]] = {
+RUNTIMES: dict[str, Callable[[Path, int], Encode]] = {
     "minilm_np (Numba)": minilm_np_numba,
     "minilm_np (NumPy)": minilm_np_numpy,
     "sentence-transformers (PyTorch)": sentence_transformers,
     "ONNX Runtime, fused graph": onnx_runtime,
     "OpenVINO": openvino,
 }
+SUMMARY = tuple(name for name in RUNTIMES if name != "minilm_np (NumPy)")  # the rows of the README's table
 
 
 # --- the race ----------------------------------------------------------------------------------
 
 
-def race(racers: dict[str, Encode], texts: list[str], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each racer's calls, in the order of the rounds: one call a round, or 20 in a row for a single text.
-
-    Those 20 follow ten that do not count, in which the threads of the racer before come to rest: some spin for a while.
-    """
-    settle, calls = (10, 20) if len(texts) == 1 else (0, 1)
-    seconds: dict[str, list[float]] = {name: [] for name in racers}
-    for _ in range(rounds):
-        for name, encode in racers.items():
-            for _ in range(settle):
-                encode(texts)
-            for _ in range(calls):
-                start = time.perf_counter()
-                encode(texts)
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def fma_peak() -> float:
-    """GFLOP/s of one thread on a register tile whose operands never leave the first-level cache."""
-    from minilm_np.kernels.linear import ROWS, VECTORS
-    from minilm_np.kernels.simd import WIDTH, accumulate, jit, store_tile, zero_tile
-
-    @jit
-    def spin(x: Any, y: Any, times: int) -> None:
-        tile = zero_tile(ROWS, VECTORS)
-        for _ in range(times):
-            tile = accumulate(tile, x, 0, 0, 0, x, 0, 0, 1000)
-        store_tile(tile, y, 0, VECTORS * WIDTH)
-
-    x, y = np.zeros(VECTORS * WIDTH, np.float32), np.zeros(ROWS * VECTORS * WIDTH, np.float32)
-    spin(x, y, 1)
-    seconds = []
-    for _ in range(9):
-        start = time.perf_counter()
-        spin(x, y, 200)
-        seconds.append(time.perf_counter() - start)
-    return 2 * 200_000 * ROWS * VECTORS * WIDTH / min(seconds) / 1e9
-
-
 def flop(lengths: npt.NDArray[Any]) -> float:
-    """Floating-point operations of the matmuls, for texts of these lengths: dense layers, then attention."""
+    """Return the floating-point operations of the matmuls for texts of these lengths: dense layers, then attention."""
     return float((lengths * (21_233_664 + 4 * lengths * 384 * 6)).sum())
 
 
-def machine() -> str:
-    cpu, facts = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if facts.exists():
-        cpu = next((line.split(": ")[1] for line in facts.read_text().splitlines() if "model name" in line), cpu)
-    packages = []
-    for name in ("numpy", "numba", "torch", "sentence-transformers", "onnxruntime", "openvino"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            packages.append(f"{name} {importlib.metadata.version(name)}")
-    return f"{cpu}, {simd.WIDTH} float32 a vector; Python {platform.python_version()}, {', '.join(packages)}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--kinds", nargs="+", default=["short", "mixed", "long", "query"], help="of texts")
-    parser.add_argument("--write", action="store_true", help="write bench/results.md and the table in README.md")
-    arguments = parser.parse_args()
-    folder = weights.find_or_fetch().folder
-    racers: dict[str, Encode] = {}
-    for name, build in RACERS.items():
+def installed(folder: Path, threads: int) -> dict[str, Encode]:
+    """Return the runtimes that are installed, ready to run; name the others on stderr."""
+    runtimes = {}
+    for name, build in RUNTIMES.items():
         try:
-            racers[name] = build(folder, arguments.threads)
-        except ImportError as missing:
-            print(f"{name}: not installed ({missing.name})", file=sys.stderr)
-    model = SentenceTransformer(folder, backend="numpy")
-    oracle = SentenceTransformer(folder, backend="numpy", dtype="float64")
-    peak = fma_peak() * arguments.threads
-    table: dict[str, dict[str, str]] = {name: {} for name in racers}
+            runtimes[name] = build(folder, threads)
+        except ImportError as error:
+            print(f"{name}: not installed ({error.name})", file=sys.stderr)
+    return runtimes
+
+
+def measure(folder: Path, kinds: Sequence[str], rounds: int, threads: int, peak: float) -> tuple[Ratios, list[str]]:
+    """Return the ratios of the table and the lines of the detailed report, which are also printed as they come.
+
+    peak: GFLOP/s of all threads together. Raises SystemExit if a runtime's vectors are not those of the reference.
+    """
+    runtimes = installed(folder, threads)
+    reference = SentenceTransformer(folder, backend="numpy", dtype="float64")
+    all_texts = texts_by_kind(reference.tokenizer)
+    ratios: Ratios = {name: {} for name in runtimes}
     report = []
-    texts_of = corpora(model.tokenizer)
-    for kind in arguments.kinds:
-        texts = texts_of[kind]
-        lengths = np.diff(model.tokens(texts).offsets)
+    for kind in kinds:
+        texts = all_texts[kind]
+        lengths = np.diff(reference.tokens(texts).offsets)
         sample = texts[:64]
-        truth = oracle.encode(sample)
-        for name, encode in racers.items():
-            error = np.abs(np.asarray(encode(sample)) - truth).max()
+        expected = reference.encode(sample)
+        for name, encode in runtimes.items():
+            error = np.abs(np.asarray(encode(sample)) - expected).max()
             if not error < 1e-6:
-                raise SystemExit(f"{name}: {error:.1e} off on {kind} texts: not timed")
-        report.append(f"{kind}: {len(texts)} texts, {lengths.sum()} word pieces, {arguments.rounds} rounds")
+                raise SystemExit(f"{name}: expected an error below 1e-6 on {kind} texts, got {error:.1e}; not timed")
+        report.append(f"{kind}: {len(texts)} texts, {lengths.sum()} word pieces, {rounds} rounds")
         print(report[-1])
-        seconds = race(racers, texts, arguments.rounds)
-        ours = seconds[next(iter(racers))]
+        warm_ups, repeats = (10, 20) if len(texts) == 1 else (0, 1)
+        calls = {name: partial(encode, texts) for name, encode in runtimes.items()}
+        seconds = interleaved(calls, rounds, warm_ups=warm_ups, repeats=repeats)
+        ours = seconds[next(iter(runtimes))]
         for name, times in seconds.items():
             median = statistics.median(times)
-            ratio = statistics.median(t / o for t, o in zip(times, ours, strict=True))
+            ratios[name][kind] = statistics.median(t / o for t, o in zip(times, ours, strict=True))
             low, high, p95 = np.percentile(times, [10, 90, 95])
-            table[name][kind] = f"{ratio:.2f}"
             of_peak = 100 * flop(lengths) / median / 1e9 / peak
             report.append(
-                f"  {name:32} {1e3 * median / len(texts):8.3f} ms a text  x{ratio:5.2f}  10 to 90 %: "
+                f"  {name:32} {1e3 * median / len(texts):8.3f} ms/text  x{ratios[name][kind]:5.2f}  10 to 90 %: "
                 f"{low / median:.2f} to {high / median:.2f}  p95 {1e3 * p95:.1f} ms  {of_peak:3.0f} % of peak"
             )
             print(report[-1])
-    kinds = list(next(iter(table.values())))
-    lines = [f"| time, ours = 1 | {' | '.join(kinds)} |", "|---|" + "---|" * len(kinds)]
-    lines += [f"| {name} | {' | '.join(row[kind] for kind in kinds)} |" for name, row in table.items()]
+    return ratios, report
+
+
+def markdown(ratios: Ratios, names: Iterable[str]) -> str:
+    """Return the table with a row for each runtime in `names` that was measured."""
+    kinds = list(next(iter(ratios.values())))
+    lines = [f"| time relative to minilm_np | {' | '.join(kinds)} |", "|---|" + "---|" * len(kinds)]
+    for name in names:
+        if name in ratios:
+            lines.append(f"| {name} | {' | '.join(f'{ratios[name][kind]:.2f}' for kind in kinds)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> tuple[str, str]:
+    """Measure and print; return the page's tables and the README's summary as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kinds", nargs="+", default=["short", "mixed", "long", "query"], help="kinds of texts")
+    arguments = parser.parse_args(argv)
+    peak = fma_peak() * arguments.threads
+    folder = weights.find_or_fetch().folder
+    ratios, report = measure(folder, arguments.kinds, arguments.rounds, arguments.threads, peak)
     about = f"{machine()}; {arguments.threads} threads, FMA peak {peak:.0f} GFLOP/s in the same run."
-    if arguments.write:
-        text = "\n".join(lines) + f"\n\n{about}\n"
-        write_block("race", text)
-        results = ["# Results of bench/race.py", "", text, "```", *report, "```", ""]
-        (Path(__file__).parent / "results.md").write_text("\n".join(results), encoding="utf-8")
+    page = "\n".join([markdown(ratios, RUNTIMES), about, "", "```text", *report, "```", ""])
+    short = f"{cpu_model()}, {simd.WIDTH} float32 per vector, {arguments.threads} threads."
+    return page, f"{markdown(ratios, SUMMARY)}\n{short}\n"
 
 
 if __name__ == "__main__":

@@ -1,22 +1,20 @@
-"""minilm_np.util beside sentence_transformers.util, which needs the parity extra: `python bench/race_util.py`.
+"""Compare minilm_np.util's speed with sentence_transformers.util's: `python bench/race_util.py`.
 
-Results are checked equal before anything is timed. Rounds are interleaved (A B, A B, ...); the figures are medians over
-rounds of one call each, and of the ratio within a round.
+Results are checked to be equal before anything is timed. Rounds are interleaved; the figures are medians over rounds
+of one call each, and of the ratio within a round. Needs the parity extra.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from fidelity import write_block
-from race import machine
+from timing import interleaved, machine
 
 from minilm_np import util
 
@@ -25,14 +23,14 @@ D = 384
 
 
 def unit_vectors(n: int, seed: int) -> Array:
-    """Directions (n, D) at random, float32."""
+    """Return n random unit vectors (n, D), float32."""
     vectors = np.random.default_rng(seed).standard_normal((n, D), dtype=np.float32)
     vectors /= np.sqrt(np.einsum("nd,nd->n", vectors, vectors))[:, None]  # in place: a million of them are 1.5 GB
     return vectors
 
 
 def clustered(n: int, clusters: int, seed: int) -> Array:
-    """Unit vectors (n, D): nine tenths around centres, cosine with them about 0.9, the rest far from all."""
+    """Return unit vectors (n, D): nine tenths lie near a cluster centre (cosine about 0.9), the rest far from all."""
     rng = np.random.default_rng(seed)
     vectors = unit_vectors(n, seed + 1)
     near = rng.random(n) > 0.1
@@ -40,47 +38,43 @@ def clustered(n: int, clusters: int, seed: int) -> Array:
     return util.normalize_embeddings(vectors)
 
 
-def check_search(found: util.Results, wanted: util.Results) -> None:
-    for ours, theirs in zip(found, wanted, strict=True):
+def check_search(actual: util.Results, expected: util.Results) -> None:
+    for ours, theirs in zip(actual, expected, strict=True):
         assert [hit["corpus_id"] for hit in ours] == [hit["corpus_id"] for hit in theirs]
         assert np.abs(np.subtract([h["score"] for h in ours], [h["score"] for h in theirs])).max() < 1e-6
 
 
-def check_communities(found: list[list[int]], wanted: list[list[int]]) -> None:
-    """The same centres and members; within a community, cosines equal to rounding may change places."""
-    assert [(c[0], sorted(c)) for c in found] == [(c[0], sorted(c)) for c in wanted]
+def check_communities(actual: list[list[int]], expected: list[list[int]]) -> None:
+    """Compare centres and members; the order within a community may differ where cosines are equal to rounding."""
+    assert [(c[0], sorted(c)) for c in actual] == [(c[0], sorted(c)) for c in expected]
 
 
 def race(
-    what: str, ours: Callable[[], Any], theirs: Callable[[], Any], check: Callable[[Any, Any], None], rounds: int
+    title: str, ours: Callable[[], Any], theirs: Callable[[], Any], check: Callable[[Any, Any], None], rounds: int
 ) -> str:
-    """A row of the table."""
-    found = ours()
-    check(found, theirs())
-    seconds: list[list[float]] = [[], []]
-    for _ in range(rounds):
-        for times, call in zip(seconds, (ours, theirs), strict=True):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-    ratios = sorted(b / a for a, b in zip(*seconds, strict=True))
-    mine, other = map(statistics.median, seconds)
+    """Check and time two functions that do the same; return a row of the table."""
+    result = ours()
+    check(result, theirs())
+    seconds = interleaved({"ours": ours, "theirs": theirs}, rounds)
+    ratios = sorted(b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True))
+    ratio = statistics.median(ratios)
+    our_time, their_time = (statistics.median(times) for times in seconds.values())
     print(
-        f"{what}: {len(found)} results, {rounds} rounds: {mine:.3f} s, theirs {other:.3f} s, "
-        f"theirs / ours {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+        f"{title}: {len(result)} results, {rounds} rounds: {our_time:.3f} s, theirs {their_time:.3f} s, "
+        f"theirs / ours {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
         flush=True,
     )
-    return f"| {what} | {mine:.2f} | {other:.2f} | {statistics.median(ratios):.1f} |"
+    return f"| {title} | {our_time:.2f} | {their_time:.2f} | {ratio:.1f} |"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> tuple[str]:
+    """Measure and print; return the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the corpus that is searched")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the corpus that is searched")
     parser.add_argument("--community-rows", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--community-rounds", type=int, default=3)
-    parser.add_argument("--write", action="store_true", help="write the table in README.md")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     from sentence_transformers import util as theirs
 
     print(machine())
@@ -107,8 +101,7 @@ def main() -> None:
             arguments.community_rounds,
         )
     )
-    if arguments.write:
-        write_block("util", "\n".join(table) + "\n")
+    return ("\n".join(table) + "\n",)
 
 
 if __name__ == "__main__":

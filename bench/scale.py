@@ -1,4 +1,4 @@
-"""Time and memory as there are more texts, longer texts, more threads: `python bench/scale.py`."""
+"""Measure how time and memory grow with texts, text length and threads: `python bench/scale.py`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from minilm_np import SentenceTransformer
 
 
 def peak_rss() -> float:
-    """MB, of this process so far. (ru_maxrss is in KB on Linux.)"""
+    """Return this process's largest resident size so far in MB (ru_maxrss is in KB on Linux)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def seconds(model: SentenceTransformer, texts: list[str], rounds: int) -> float:
+    """Return the median time of encoding all texts."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -33,14 +34,14 @@ def main() -> None:
     lengths = np.diff(model.tokens(paragraphs).offsets)
     short = [text for text, n in zip(paragraphs, lengths, strict=True) if 16 <= n <= 24]
     model.encode(short[:100])
-    print("short texts; peak RSS without and with the result itself, an array (n, 384):")
+    print("short texts; peak RSS without the result + the result, an array (n, 384):")
     for n in (100, 1000, 10_000, 100_000):
         texts = (short * (n // len(short) + 1))[:n]
         took = seconds(model, texts, rounds=max(1, 3000 // n))
         result = n * 384 * 4 / 2**20
-        print(f"  {n:7} texts {1e6 * took / n:7.0f} us a text   {peak_rss() - result:4.0f} MB + {result:.0f} MB")
+        print(f"  {n:7} texts {1e6 * took / n:7.0f} us/text   {peak_rss() - result:4.0f} MB + {result:.0f} MB")
 
-    print("length; time of 8192 word pieces, and that for each floating-point operation, both as ratios:")
+    print("text length; time of 8192 word pieces; time per FLOP relative to the first row:")
     base = 0.0
     for length in (8, 16, 32, 64, 128, 256):
         words = " ".join(["word"] * (length - 2))
@@ -48,7 +49,7 @@ def main() -> None:
         took = seconds(model, [words] * n, rounds=5)
         each = took / flop(np.full(n, length))
         base = base or each
-        print(f"  {length:4} word pieces  {1e3 * took:7.1f} ms  {each / base:5.2f} a FLOP")
+        print(f"  {length:4} word pieces  {1e3 * took:7.1f} ms  x{each / base:5.2f}")
 
     ratios = []
     for _ in range(5):
@@ -56,7 +57,7 @@ def main() -> None:
         for model.threads in (1, 2):
             times.append(seconds(model, short[:640], 1))
         ratios.append(times[0] / times[1])
-    print(f"two threads against one: x{statistics.median(ratios):.2f}")
+    print(f"speed-up of two threads over one: x{statistics.median(ratios):.2f}")
 
 
 if __name__ == "__main__":

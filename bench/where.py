@@ -1,14 +1,13 @@
 """Where the time of the forward pass goes, operation by operation: `python bench/where.py`.
 
-One thread, chunks of about 320 word pieces in texts of 20, 64 and 256, both op sets. With matplotlib (the bench extra)
-a picture as well, bench/where.svg.
+One thread, chunks of about 320 tokens in texts of 20, 64 and 256 tokens, both op sets. `python
+bench/generate/pictures.py` draws docs/images/where.svg.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ LENGTHS = (20, 64, 256)
 
 
 class Timed:
-    """An op set that notes how long each operation of another takes; dense layers by the name of their shape."""
+    """Wrap an op set and add up the seconds of each operation; dense layers are named by their shape."""
 
     def __init__(self, op_set: Any):
         self._op_set = op_set
@@ -45,7 +44,7 @@ class Timed:
 
 
 def flop(operation: str, T: int, L: int, config: model.BertConfig) -> float:
-    """Of one forward pass over T word pieces in texts of L: 2 for each multiplication and addition of a matmul."""
+    """Return the matmul FLOPs of an operation in one forward pass over T tokens in texts of L; a multiply-add is 2."""
     H, intermediate = config.hidden_size, config.intermediate_size
     per_token = {
         "query, key, value": 2 * H * 3 * H,
@@ -60,9 +59,10 @@ def flop(operation: str, T: int, L: int, config: model.BertConfig) -> float:
 def measure(
     berts: dict[str, model.Bert], rounds: int = 9, tokens: int = 320
 ) -> dict[tuple[str, int], dict[str, float]]:
-    """Seconds of each operation in one forward pass, by name of the model and length of its texts.
+    """Return the seconds of each operation in one forward pass, by model name and text length.
 
-    Medians over rounds, in each of which every model computes texts of every length once, after two warm-up passes.
+    They are medians over rounds. In each round every model computes texts of every length once, after two warm-up
+    passes.
     """
     seen: dict[tuple[str, int], dict[str, list[float]]] = {}
     for _ in range(rounds):
@@ -79,28 +79,8 @@ def measure(
     return {key: {name: statistics.median(times) for name, times in table.items()} for key, table in seen.items()}
 
 
-def draw(tables: dict[str, dict[str, float]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "minilm_np"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 3.2))
-    left = np.zeros(len(tables))
-    names = list(next(iter(tables.values())))
-    colors = pyplot.get_cmap("tab10")
-    for i, name in enumerate(names):
-        shares = np.array([100 * table[name] / sum(table.values()) for table in tables.values()])
-        axes.barh(list(tables), shares, left=left, label=name, color=colors(i))
-        left += shares
-    axes.set(xlabel="% of the time of the forward pass", xlim=(0, 100))
-    axes.invert_yaxis()
-    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.45, -0.2), frameon=False)
-    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
-
-
-def main() -> None:
+def main() -> dict[tuple[str, int], dict[str, float]]:
+    """Measure and print; return the seconds of each operation by op set and text length."""
     _, config, params = weights.load()
     limit, _ = one_blas_thread()
     with limit:
@@ -108,16 +88,11 @@ def main() -> None:
         tables = measure({name: model.prepare(params, config, op_set) for name, op_set in op_sets.items()})
     for (name, L), table in tables.items():
         T, total = max(1, 320 // L) * L, sum(table.values())
-        print(f"{name}, {T} word pieces in texts of {L}: {1e3 * total:.1f} ms")
+        print(f"{name}, {T} tokens in texts of {L}: {1e3 * total:.1f} ms")
         for operation, seconds in sorted(table.items(), key=lambda item: -item[1]):
             speed = flop(operation, T, L, config) / seconds / 1e9
             print(f"  {operation:20}{100 * seconds / total:5.1f} %" + (f"{speed:8.0f} GFLOP/s" if speed else ""))
-    try:
-        draw(
-            {f"{name}, texts of {L}": table for (name, L), table in tables.items()}, Path(__file__).parent / "where.svg"
-        )
-    except ImportError:
-        print("matplotlib is not installed: no picture")
+    return tables
 
 
 if __name__ == "__main__":

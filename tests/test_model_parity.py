@@ -13,6 +13,7 @@ import pytest
 
 import minilm_np
 from minilm_np import SentenceTransformer
+from minilm_np.crosscheck import probe_texts
 
 with warnings.catch_warnings():  # what PyTorch's and transformers' own imports warn of is not ours to mend
     warnings.simplefilter("ignore")
@@ -30,7 +31,7 @@ SLACK = 2.5  # our float32 error may be this many times PyTorch's; measured 1.8 
 
 @pytest.fixture(scope="module")
 def table(weights_folder: Path) -> dict[str, dict[str, float]]:
-    return fidelity.measure(weights_folder)
+    return fidelity.measure(weights_folder, [*probe_texts(), TEXTS["pair"]])
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Contracts of the package as a whole: what imports what, what importing it costs, and that its names resolve."""
+"""Contracts of the whole package: which module imports which, what an import loads, and that public names resolve."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import os
 import subprocess
 import sys
-import time
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +16,8 @@ import pytest
 import minilm_np
 
 PACKAGE = Path(minilm_np.__file__).parent
-# What each module may import of the package: arrows point one way. The op set is passed to the model, not imported.
-ARROWS = {
+# The modules of the package that each module may import. The model does not import an op set: it gets one as argument.
+ALLOWED_IMPORTS = {
     "ops": set(),
     "model": set(),
     "tape": {"model", "ops"},
@@ -34,11 +33,11 @@ ARROWS = {
     "evaluate": {"sentence_transformer", "util", "weights"},
     "integrations": {"evaluate", "sentence_transformer", "weights"},
 }
-FRONT_DOORS = {"__init__", "__main__", "cli"}  # they may open any room
+ENTRY_POINTS = {"__init__", "__main__", "cli"}  # these may import any module
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, anywhere in it."""
+    """Return every module that a file imports, at its top or inside a function."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -50,37 +49,37 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_arrows_point_one_way() -> None:
+def test_modules_import_only_what_is_allowed() -> None:
     seen = set()
     for path in sorted(PACKAGE.rglob("*.py")):
         room = path.relative_to(PACKAGE).with_suffix("").parts[0]
         seen.add(room)
         found = {name.split(".")[1] for name in imports(path) if name.startswith("minilm_np.")}
-        if room not in FRONT_DOORS:
-            assert found - {room} <= ARROWS[room], f"{path.name} imports {found}"
+        if room not in ENTRY_POINTS:
+            assert found - {room} <= ALLOWED_IMPORTS[room], f"{path.name} imports {found}"
             assert "minilm_np" not in imports(path)
-    assert seen == FRONT_DOORS | set(ARROWS)
+    assert seen == ENTRY_POINTS | set(ALLOWED_IMPORTS)
 
 
-def test_the_architecture_is_read_in_one_sitting() -> None:
-    """About 350 lines: the model and what its operations mean; 371 with the coefficients of GELU in two dtypes."""
+def test_architecture_stays_short_enough_to_read_in_one_sitting() -> None:
+    """model.py and ops.py have about 350 lines, 371 with the coefficients of GELU in two dtypes."""
     assert sum(len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) for name in ("model.py", "ops.py")) < 375
 
 
-def test_only_the_kernels_import_numba() -> None:
+def test_only_kernels_import_numba() -> None:
     for path in PACKAGE.rglob("*.py"):
         if path.relative_to(PACKAGE).parts[0] not in ("kernels", "kernels.py"):
             assert not {"numba", "llvmlite"} & {name.partition(".")[0] for name in imports(path)}, path.name
 
 
-def test_the_model_and_the_op_set_import_only_numpy_and_the_standard_library() -> None:
+def test_model_and_ops_import_only_numpy_and_the_standard_library() -> None:
     for name in ("model", "ops"):
         for module in imports(PACKAGE / f"{name}.py"):
             top = module.partition(".")[0]
             assert top == "numpy" or top in sys.stdlib_module_names, f"{name}.py imports {module}"
 
 
-def test_importing_the_package_imports_nothing_heavy_and_opens_no_file() -> None:
+def test_package_import_loads_no_heavy_library_and_opens_no_file() -> None:
     code = """
 import sys
 opened = []
@@ -93,30 +92,9 @@ assert not [f for f in opened if not str(f).endswith((".py", ".pyc", ".pyi"))], 
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_package_is_imported_within_budget() -> None:
-    """Under 0.35 s, the interpreter included; the best of five, for a noisy machine."""
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import minilm_np"], check=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.35
-
-
-def test_the_class_is_imported_within_budget() -> None:
-    """0.35 s where NumPy alone takes 0.2 s, as a ratio: a machine may be slow. The best of nine: it may be busy."""
-
-    def best(code: str) -> float:
-        times = []
-        for _ in range(9):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
+def test_class_import_loads_neither_numba_nor_tokenizers() -> None:
     code = "import sys; from minilm_np import SentenceTransformer; assert not {'numba', 'tokenizers'} & {*sys.modules}"
-    ours, numpy = best(code), best("import numpy")
-    assert ours < 0.35 / 0.2 * numpy, f"{ours:.2f} s, NumPy {numpy:.2f} s"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", ["minilm_np", "minilm_np.crosscheck", "minilm_np.evaluate"])
@@ -145,7 +123,7 @@ def test_package_exports_nine_names_and_its_version() -> None:
     assert package.__version__ == version("minilm-np")
 
 
-def test_using_the_model_changes_no_environment_variable(model: minilm_np.SentenceTransformer) -> None:
+def test_model_does_not_change_environment_variables(model: minilm_np.SentenceTransformer) -> None:
     before = dict(os.environ)
     minilm_np.SentenceTransformer(model.place.folder).encode("hello")
     assert dict(os.environ) == before

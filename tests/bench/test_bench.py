@@ -1,22 +1,26 @@
-"""The ladder's steps and where.py's figures, on small sizes: right before they are timed."""
+"""The measuring scripts on small sizes: their calculations are right before they are timed."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ladder
 import numpy as np
 import pytest
+import race
 import where
 
 from minilm_np import SentenceTransformer, model
+from minilm_np.crosscheck import probe_texts
 from minilm_np.kernels.simd import WITHOUT_JIT
+from minilm_np.tokenizer import Tokens
 
 pytestmark = pytest.mark.skipif(WITHOUT_JIT, reason="sizes are too large without the JIT")
 
 
 @pytest.mark.parametrize("name", ["three loops", "rows", "blocked", "packed", "register tile", "BLAS"])
-def test_every_step_is_the_product(name: str) -> None:
+def test_each_ladder_step_computes_the_product(name: str) -> None:
     rng = np.random.default_rng(1)
     x, w = (rng.standard_normal(shape, np.float32) for shape in ((9, 40), (96, 40)))
     y = np.full((9, 96), np.nan, np.float32)
@@ -25,7 +29,7 @@ def test_every_step_is_the_product(name: str) -> None:
     assert np.abs(y - x.astype("f8") @ w.T.astype("f8")).max() < 1e-4
 
 
-def test_a_wrong_step_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ladder_does_not_time_a_wrong_step(monkeypatch: pytest.MonkeyPatch) -> None:
     right = ladder.steps
 
     def wrong(x: Any, w: Any) -> Any:
@@ -35,11 +39,11 @@ def test_a_wrong_step_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         return {**right(x, w), "packed": skip_a_term}
 
     monkeypatch.setattr(ladder, "steps", wrong)
-    with pytest.raises(SystemExit, match=r"packed: .* off, .* not timed"):
+    with pytest.raises(SystemExit, match=r"packed: expected an error of at most .*, got .*; not timed"):
         ladder.measure(8, 40, 96, rounds=1)
 
 
-def test_where_names_all_operations_and_counts_their_arithmetic(
+def test_where_names_every_operation_and_counts_its_flops(
     model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(where, "LENGTHS", (8,))
@@ -48,10 +52,10 @@ def test_where_names_all_operations_and_counts_their_arithmetic(
     assert set(table) == dense | {"embed", "attention", "add_layer_norm", "pool", "l2_normalize"}
     assert all(seconds > 0 for seconds in table.values())
     total = sum(where.flop(name, 16, 8, model.config) for name in table)
-    assert total == 16 * (21_233_664 + 4 * 8 * 384 * 6)  # README's and race.py's count
+    assert total == 16 * (21_233_664 + 4 * 8 * 384 * 6) == race.flop(np.array([8, 8]))
 
 
-def test_timing_changes_nothing(model: SentenceTransformer) -> None:
+def test_timed_op_set_returns_the_same_values(model: SentenceTransformer) -> None:
     tokens = model.tokens(["a text", "another"])
     timed = model._bert._replace(ops=where.Timed(model._bert.ops))
     assert np.array_equal(_forward(timed, tokens), _forward(model._bert, tokens))
@@ -59,3 +63,21 @@ def test_timing_changes_nothing(model: SentenceTransformer) -> None:
 
 def _forward(bert: Any, tokens: Any) -> Any:
     return model.forward(bert, *tokens)
+
+
+def test_race_pads_masks_and_restores_the_order(model: SentenceTransformer, weights_folder: Path) -> None:
+    """The hidden states of padding are huge here, so that a wrong mask shows."""
+
+    def run(inputs: dict[str, Any]) -> Any:
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        assert {name: (part.dtype, part.shape) for name, part in inputs.items()} == dict.fromkeys(
+            race.ONNX_INPUTS, (np.dtype("int64"), ids.shape)
+        )
+        offsets = np.cumsum([0, *mask.sum(axis=1)])
+        tokens = Tokens(ids[mask == 1], inputs["token_type_ids"][mask == 1], offsets)
+        hidden_states = np.full((*ids.shape, 384), 1e6, np.float32)
+        hidden_states[mask == 1] = model.token_embeddings(tokens)
+        return hidden_states
+
+    texts = probe_texts()[::-1]
+    assert np.abs(race.batched(weights_folder, run)(texts) - model.encode(texts)).max() < 1e-6
