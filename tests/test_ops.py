@@ -1,4 +1,4 @@
-"""The NumPy op set against slow, obvious loops; in float64 to rounding, in float32 to its own rounding."""
+"""Compare the NumPy op set with slow, obvious loops, to the rounding of each dtype."""
 
 from __future__ import annotations
 
@@ -19,79 +19,79 @@ from minilm_np import ops
 
 Array = npt.NDArray[Any]
 DTYPES = ["float32", "float64"]
-# Sizes that are odd and all different, so that a swapped axis cannot pass.
+# All sizes differ, so that swapped axes raise an error or change the result.
 T, H, N, INTERMEDIATE = 23, 30, 5, 37
-OFFSETS = np.array([0, 1, 8, 15, 17, 23])  # lengths 1, 7, 7, 2, 6: one token, a run of equal ones
+OFFSETS = np.array([0, 1, 8, 15, 17, 23])  # lengths 1, 7, 7, 2, 6: a single token, and two neighbours of equal length
 
 
 def rng() -> np.random.Generator:
     return np.random.default_rng(20260801)
 
 
-def check(found: Array, wanted: Array, *, ulps: float) -> None:
-    """Every element within `ulps` rounding steps of the largest wanted magnitude."""
-    assert found.shape == wanted.shape
-    step = np.finfo(found.dtype).eps * max(1.0, float(np.abs(wanted).max()))
-    error = np.abs(found.astype("float64") - wanted.astype("float64")).max()
-    assert error <= ulps * step, f"{error:.2e} is {error / step:.1f} steps of {found.dtype}, wanted {ulps}"
+def check(actual: Array, expected: Array, *, ulps: float) -> None:
+    """Assert that no element is off by more than `ulps` rounding steps of the largest expected magnitude."""
+    assert actual.shape == expected.shape
+    step = np.finfo(actual.dtype).eps * max(1.0, float(np.abs(expected).max()))
+    error = np.abs(actual.astype("float64") - expected.astype("float64")).max()
+    assert error <= ulps * step, f"expected at most {ulps} {actual.dtype} steps, got {error / step:.1f} ({error:.2e})"
 
 
 # --- activations
 
 
 def exact_gelu(x: float) -> float:
-    """To about 1 float64 ulp: erfc where the quotient rounds to, and the slope times what rounding moved it by."""
+    """Return GELU to about 1 float64 ulp: erfc at the rounded -x / sqrt(2), plus its slope times the rounding error."""
     z = -x * math.sqrt(0.5)
-    moved = float(-Decimal(x) / Decimal(2).sqrt() - Decimal(z))
-    return 0.5 * x * (math.erfc(z) - 2 / math.sqrt(math.pi) * math.exp(-z * z) * moved)
+    rounding = float(-Decimal(x) / Decimal(2).sqrt() - Decimal(z))
+    return 0.5 * x * (math.erfc(z) - 2 / math.sqrt(math.pi) * math.exp(-z * z) * rounding)
 
 
-def test_gelu_float64_error_is_what_its_docstring_says() -> None:
+def test_gelu_float64_error_is_within_documented_bounds() -> None:
     x = np.linspace(-37, 37, 20_001)
-    truth, found = np.array([exact_gelu(v) for v in x]), ops.gelu(x)
-    assert found.dtype == np.float64
-    error = np.abs(found - truth)
+    exact, actual = np.array([exact_gelu(v) for v in x]), ops.gelu(x)
+    assert actual.dtype == np.float64
+    error = np.abs(actual - exact)
     assert (error / np.maximum(np.abs(x), 1)).max() <= 1e-15  # measured 5.6e-16
     tail = x < -0.01
-    assert (error[tail] / np.abs(truth[tail])).max() <= 1e-13  # measured 5.9e-14
+    assert (error[tail] / np.abs(exact[tail])).max() <= 1e-13  # measured 5.9e-14
     tail &= x > -5
-    assert (error[tail] / np.abs(truth[tail])).max() <= 1e-14  # measured 5.7e-15
+    assert (error[tail] / np.abs(exact[tail])).max() <= 1e-14  # measured 5.7e-15
 
 
-def test_gelu_float32_error_is_what_its_docstring_says() -> None:
+def test_gelu_float32_error_is_within_documented_bounds() -> None:
     x = np.linspace(-12, 12, 400_001).astype("float32")
-    truth = np.array([v * 0.5 * math.erfc(-v / math.sqrt(2)) for v in x.astype("float64")])
-    found = ops.gelu(x)
-    assert found.dtype == np.float32
-    error = np.abs(found - truth)
+    exact = np.array([v * 0.5 * math.erfc(-v / math.sqrt(2)) for v in x.astype("float64")])
+    actual = ops.gelu(x)
+    assert actual.dtype == np.float32
+    error = np.abs(actual - exact)
     assert error[np.abs(x) < 4].max() <= 1.4e-7
     assert (error / np.maximum(np.abs(x), 1)).max() <= 1.4e-7
     tail = (x < -0.01) & (x > -5)
-    assert (error[tail] / np.abs(truth[tail])).max() <= 1.2e-6
+    assert (error[tail] / np.abs(exact[tail])).max() <= 1.2e-6
 
 
 @pytest.mark.parametrize("x", [0.0, -0.0, 50.0, -50.0, 1e30, -1e30])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gelu_at_the_ends(x: float, dtype: str) -> None:
+def test_gelu_of_extreme_values_is_relu(x: float, dtype: str) -> None:
     assert ops.gelu(np.array([x], dtype))[0] == max(np.dtype(dtype).type(x), 0)
 
 
-def test_gelu_coefficients_come_from_the_fit() -> None:
+def test_gelu_coefficients_are_those_of_the_fit() -> None:
     coefficients, error = polynomials.fit_gelu(ops.TAIL_SCALE)
     np.testing.assert_allclose(coefficients, ops.TAIL_COEFFICIENTS, atol=1e-7)
     assert error < 1.2e-7
     coefficients, error = polynomials.fit_gelu(ops.TAIL_SCALE, "float64")
-    t = np.linspace(1 / 12, 1, 100)  # each coefficient is uncertain, the polynomial is not
-    found, wanted = np.polyval(coefficients, t), np.polyval(ops.TAIL_COEFFICIENTS_FLOAT64, t)
-    np.testing.assert_allclose(found, wanted, rtol=3e-14)
+    t = np.linspace(1 / 12, 1, 100)  # single coefficients are ill-conditioned, the polynomial is not
+    actual, expected = np.polyval(coefficients, t), np.polyval(ops.TAIL_COEFFICIENTS_FLOAT64, t)
+    np.testing.assert_allclose(actual, expected, rtol=3e-14)
     assert error < 1e-14
 
 
-def test_gelu_new_and_relu() -> None:
+def test_gelu_new_and_relu_match_their_formulas() -> None:
     x = np.linspace(-4, 4, 101)
-    wanted = [0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) for v in x]
-    check(ops.gelu_new(x), np.array(wanted), ulps=4)
-    assert 4.6e-4 < np.abs(ops.gelu_new(x) - ops.gelu(x)).max() < 4.8e-4  # its docstring's figure
+    expected = [0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) for v in x]
+    check(ops.gelu_new(x), np.array(expected), ulps=4)
+    assert 4.6e-4 < np.abs(ops.gelu_new(x) - ops.gelu(x)).max() < 4.8e-4  # the figure in its docstring
     assert ops.relu(x).tolist() == [max(v, 0) for v in x]
 
 
@@ -100,24 +100,24 @@ def test_gelu_new_and_relu() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", [None, "gelu", "gelu_new", "relu"])
-def test_linear_is_three_loops(dtype: str, activation: str | None) -> None:
+def test_linear_matches_three_loops(dtype: str, activation: str | None) -> None:
     r = rng()
     x, weight, bias = (r.standard_normal(shape) for shape in ((T, H), (INTERMEDIATE, H), INTERMEDIATE))
-    wanted = np.empty((T, INTERMEDIATE))
+    expected = np.empty((T, INTERMEDIATE))
     for t in range(T):
         for o in range(INTERMEDIATE):
-            wanted[t, o] = bias[o] + math.fsum(x[t, i] * weight[o, i] for i in range(H))
+            expected[t, o] = bias[o] + math.fsum(x[t, i] * weight[o, i] for i in range(H))
     if activation:
-        wanted = ops.ACTIVATIONS[activation](wanted)
+        expected = ops.ACTIVATIONS[activation](expected)
     dense = ops.prepare_dense(weight.astype(dtype), bias.astype(dtype))
-    found = ops.linear(x.astype(dtype), dense, activation)
-    assert found.dtype == dtype
-    check(found, wanted, ulps=8)
+    actual = ops.linear(x.astype(dtype), dense, activation)
+    assert actual.dtype == dtype
+    check(actual, expected, ulps=8)
 
 
-def test_linear_activates_every_row_block() -> None:
+def test_linear_activates_every_block_of_rows() -> None:
     r = rng()
-    x = r.standard_normal((3000, 4)).astype("float32")  # more rows than one block of the activation
+    x = r.standard_normal((3000, 4)).astype("float32")  # more rows than a block of the activation has
     dense = ops.prepare_dense(r.standard_normal((50, 4)).astype("float32"), np.zeros(50, "float32"))
     assert np.array_equal(ops.linear(x, dense, "relu"), np.maximum(ops.linear(x, dense, None), 0))
 
@@ -126,36 +126,36 @@ FLOATS = st.floats(-1e3, 1e3, width=32)
 
 
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 40)), elements=FLOATS))
-def test_layer_norm_float32_against_float64(x: Array) -> None:
+def test_layer_norm_float32_matches_float64(x: Array) -> None:
     r = rng()
     norm = r.standard_normal((2, x.shape[1])).astype(np.float32)
-    eps = 1e-2  # not tiny: a constant row must not divide rounding noise by nothing
+    eps = 1e-2  # not tiny: in a constant row only rounding noise is divided by sqrt(eps)
     mean = [math.fsum(row) / len(row) for row in x.tolist()]
     variance = [math.fsum((v - m) ** 2 for v in row) / len(row) for row, m in zip(x.tolist(), mean, strict=True)]
     scale = np.sqrt(np.array(variance)[:, None] + eps)
-    wanted = np.asarray((x - np.array(mean)[:, None]) / scale * norm[0] + norm[1])
-    found = ops.layer_norm(x, (norm[0], norm[1]), eps)
-    assert found.dtype == np.float32
-    # The mean of numbers near 1000 is off by about 1e-4 in float32; sqrt(eps) divides that.
-    assert np.abs(found - wanted).max() <= 4e-6 * (1 + np.abs(x).max() / math.sqrt(eps))
+    expected = np.asarray((x - np.array(mean)[:, None]) / scale * norm[0] + norm[1])
+    actual = ops.layer_norm(x, (norm[0], norm[1]), eps)
+    assert actual.dtype == np.float32
+    # The float32 mean of numbers near 1000 is off by about 1e-4, which is then divided by sqrt(eps).
+    assert np.abs(actual - expected).max() <= 4e-6 * (1 + np.abs(x).max() / math.sqrt(eps))
 
 
 def test_layer_norm_uses_eps_and_the_biased_variance() -> None:
-    found = ops.layer_norm(np.array([[1.0, 3.0]]), (np.ones(2), np.zeros(2)), 3.0)  # variance 1, not 2
-    assert found.tolist() == [[-0.5, 0.5]]
+    actual = ops.layer_norm(np.array([[1.0, 3.0]]), (np.ones(2), np.zeros(2)), 3.0)  # variance 1, not 2
+    assert actual.tolist() == [[-0.5, 0.5]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_embed_adds_three_rows(dtype: str) -> None:
+def test_embed_normalizes_the_sum_of_three_rows(dtype: str) -> None:
     r = rng()
     tables = tuple(r.standard_normal((n, H)).astype(dtype) for n in (50, 2, 11))
     ids, types, positions = r.integers(0, 50, T), r.integers(0, 2, T), r.integers(0, 11, T)
     norm = (r.standard_normal(H).astype(dtype), r.standard_normal(H).astype(dtype))
-    found = ops.embed(ids, types, positions, (tables[0], tables[1], tables[2]), norm, 1e-12)
+    actual = ops.embed(ids, types, positions, (tables[0], tables[1], tables[2]), norm, 1e-12)
     for t in range(T):
         row = tables[0][ids[t]] + tables[1][types[t]] + tables[2][positions[t]]
-        check(found[t : t + 1], ops.layer_norm(row[None], norm, 1e-12), ulps=8)
-    assert found.dtype == dtype
+        check(actual[t : t + 1], ops.layer_norm(row[None], norm, 1e-12), ulps=8)
+    assert actual.dtype == dtype
 
 
 # --- attention
@@ -166,9 +166,9 @@ def test_softmax_sums_to_one_and_does_not_overflow(scores: Array) -> None:
     probs = ops.softmax(scores)
     assert np.isfinite(probs).all() and (probs >= 0).all()
     assert np.abs(probs.sum(axis=-1) - 1).max() <= 4e-16
-    for row, found in zip(scores, probs, strict=True):
+    for row, actual in zip(scores, probs, strict=True):
         exponentials = [math.exp(v - max(row)) for v in row]
-        check(found, np.array([e / math.fsum(exponentials) for e in exponentials]), ulps=4)
+        check(actual, np.array([e / math.fsum(exponentials) for e in exponentials]), ulps=4)
 
 
 def attention_by_loops(qkv: Array, offsets: Array, num_heads: int) -> tuple[Array, list[Array]]:
@@ -197,17 +197,17 @@ def attention_by_loops(qkv: Array, offsets: Array, num_heads: int) -> tuple[Arra
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_attention_is_its_definition(dtype: str) -> None:
+def test_attention_matches_its_definition(dtype: str) -> None:
     qkv = rng().standard_normal((T, 3 * H))
     context, probs = attention_by_loops(qkv, OFFSETS, N)
-    found = ops.attention(qkv.astype(dtype), OFFSETS, N)
-    assert found.dtype == dtype
-    check(found, context, ulps=8)
-    for one, wanted in zip(ops.attention_probs(qkv.astype(dtype), OFFSETS, N), probs, strict=True):
-        check(one, wanted, ulps=8)
+    result = ops.attention(qkv.astype(dtype), OFFSETS, N)
+    assert result.dtype == dtype
+    check(result, context, ulps=8)
+    for actual, expected in zip(ops.attention_probs(qkv.astype(dtype), OFFSETS, N), probs, strict=True):
+        check(actual, expected, ulps=8)
 
 
-def test_attention_never_looks_at_another_sentence() -> None:
+def test_attention_ignores_other_sentences() -> None:
     qkv = rng().standard_normal((T, 3 * H))
     before = ops.attention(qkv, OFFSETS, N)
     qkv[OFFSETS[2] : OFFSETS[3]] = np.nan
@@ -230,26 +230,26 @@ def test_equal_length_runs_cover_every_sentence_once(lengths: list[int]) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_pool_modes(dtype: str) -> None:
+def test_pool_matches_loops_and_rejects_unknown_modes(dtype: str) -> None:
     h = rng().standard_normal((T, H))
     spans = list(pairwise(OFFSETS))
-    wanted = {
+    expected = {
         "mean": [[math.fsum(h[a:b, c]) / (b - a) for c in range(H)] for a, b in spans],
         "cls": [h[a] for a, _ in spans],
         "max": [[max(h[a:b, c]) for c in range(H)] for a, b in spans],
         "mean_sqrt_len_tokens": [[math.fsum(h[a:b, c]) / math.sqrt(b - a) for c in range(H)] for a, b in spans],
     }
-    for mode, rows in wanted.items():
-        found = ops.pool(h.astype(dtype), OFFSETS, mode)
-        assert found.dtype == dtype
-        check(found, np.array(rows), ulps=4)
+    for mode, rows in expected.items():
+        actual = ops.pool(h.astype(dtype), OFFSETS, mode)
+        assert actual.dtype == dtype
+        check(actual, np.array(rows), ulps=4)
     assert np.array_equal(ops.mean_pool(h, OFFSETS), ops.pool(h, OFFSETS, "mean"))
     with pytest.raises(ValueError, match=r"mode: expected .* got 'median'"):
         ops.pool(h, OFFSETS, "median")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_l2_normalize(dtype: str) -> None:
+def test_l2_normalize_clips_the_norm_at_1e_12(dtype: str) -> None:
     x = np.array([[3.0, 4.0], [0.0, 0.0], [1e-20, 0.0]], dtype)
-    wanted = np.array([[0.6, 0.8], [0, 0], [1e-8, 0]], dtype)  # below 1e-12 the norm counts as 1e-12
-    assert (np.abs(ops.l2_normalize(x) - wanted) <= 4 * np.finfo(dtype).eps * wanted).all()
+    expected = np.array([[0.6, 0.8], [0, 0], [1e-8, 0]], dtype)  # below 1e-12 the norm counts as 1e-12
+    assert (np.abs(ops.l2_normalize(x) - expected) <= 4 * np.finfo(dtype).eps * expected).all()

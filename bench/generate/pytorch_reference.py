@@ -1,8 +1,9 @@
-"""Write tests/reference/pytorch.safetensors: every stage in PyTorch float64 for the texts of tests/support/texts.py.
+"""Write the PyTorch reference, tests/reference/pytorch.safetensors: `python bench/generate/pytorch_reference.py`.
 
-`python bench/generate/pytorch_reference.py` needs the parity extra. One machine writes the same bytes every time. The
-larger stages are sampled (see `sample`), because all of them would be 25 MB; word pieces, pooled and
-sentence_embedding are complete. Values are stored as float32.
+It has every stage, computed by PyTorch in float64, for TEXTS of tests/support/texts.py, so that the tests need no
+PyTorch. The larger stages are sampled (see `sample`), because all of their elements would take 25 MB; token ids, pooled
+and sentence_embedding are complete. Values are stored as float32. One machine writes the same bytes every time. Needs
+the parity extra.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ import numpy.typing as npt
 
 REPOSITORY = Path(__file__).parents[2]
 REFERENCE = REPOSITORY / "tests" / "reference" / "pytorch.safetensors"
-SAMPLE = 384  # elements of a stage; the hidden size, so that every column occurs
+SAMPLE_SIZE = 384  # elements of a stage; the hidden size, so that every column occurs
 
 
 def sample(stage: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Elements 0, s, 2s ... 383s (modulo the size n) of the flattened stage; all of small or pooled ones.
+    """Return elements 0, s, 2s ... 383s (modulo the size n) of the flattened stage, or all if it is small or pooled.
 
-    The stride s is the first number from 0.635 n up that has no common factor with n. So no element comes twice, and
-    n = rows x 384 gives every column once. 0.635 was found by trial: up to 64 word pieces every row, head, query and
-    key occurs (the golden ratio misses queries of some lengths).
+    The stride s is the smallest integer from 0.635 n up that has no common factor with n. So no element is sampled
+    twice, and n = rows x 384 gives every column once. 0.635 was found by trial: for texts of up to 64 word pieces every
+    row, head, query and key is sampled (the golden ratio misses queries of some lengths).
     """
     flat = np.ravel(value)
     n = flat.size
-    if n <= SAMPLE or stage in ("pooled", "sentence_embedding"):
+    if n <= SAMPLE_SIZE or stage in ("pooled", "sentence_embedding"):
         return flat
     stride = next(s for s in count(round(0.635 * n)) if gcd(s, n) == 1)
-    return np.asarray(flat[np.arange(SAMPLE) * stride % n])
+    return np.asarray(flat[np.arange(SAMPLE_SIZE) * stride % n])
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
         "dtype": "computed in float64, stored as float32",
         "sampled": " ".join((sample.__doc__ or "").split()),
     }
-    # One key: the library writes several in another order every time.
+    # A single key: the library writes several keys in a different order each time.
     save_file(arrays, REFERENCE, metadata={"made with": json.dumps(versions)})
     print(f"{REFERENCE.name}: {len(TEXTS)} texts, {len(arrays)} arrays, {REFERENCE.stat().st_size:,} bytes")
 
