@@ -1,7 +1,7 @@
 """Where the time of the forward pass goes, operation by operation: `python bench/where.py`.
 
-One thread, chunks of about 320 tokens in texts of 20, 64 and 256 tokens, both op sets. `python
-bench/generate/pictures.py` draws docs/images/where.svg.
+One thread, chunks of about 320 tokens in texts of 20, 64 and 256 tokens, both op sets.
+`python bench/generate/pictures.py` draws docs/images/where.svg.
 """
 
 from __future__ import annotations
