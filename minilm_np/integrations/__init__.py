@@ -1,1 +1,1 @@
-"""minilm_np where a framework wants an object of its own: a small file each, which alone imports that framework."""
+"""Adapters for frameworks, one module each; only that module imports its framework."""

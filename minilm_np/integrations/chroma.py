@@ -1,4 +1,4 @@
-"""Chroma: an `EmbeddingFunction` for its collections. Needs chromadb."""
+"""An `EmbeddingFunction` for Chroma collections; needs chromadb."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from minilm_np.weights import DEFAULT_MODEL
 
 @register_embedding_function
 class MiniLMEmbeddingFunction(EmbeddingFunction[Any]):  # type: ignore[misc]
-    """Documents to embeddings; a collection keeps its name and options and finds it again.
+    """Encode documents and queries for a Chroma collection.
 
-    model_name: a name or a folder; the other options are those of SentenceTransformer, as far as JSON can hold them.
+    A collection stores the function's name and options, and restores the function from them.
+
+    model_name: the name or folder of a model. options: those of SentenceTransformer that JSON can represent.
     """
 
     def __init__(self, model_name: str = DEFAULT_MODEL, **options: Any):
         self.model_name, self.options = model_name, options
         self._model = SentenceTransformer(model_name, **options)
 
-    def __call__(self, input: Any) -> Any:  # Chroma's name for it
+    def __call__(self, input: Any) -> Any:  # Chroma passes this argument by name
         return list(np.asarray(self._model.encode_document(list(input)), np.float32))
 
     def embed_query(self, input: Any) -> Any:

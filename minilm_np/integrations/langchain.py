@@ -1,4 +1,4 @@
-"""LangChain: an `Embeddings`. Needs langchain-core."""
+"""An `Embeddings` class for LangChain; needs langchain-core."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from minilm_np.weights import DEFAULT_MODEL
 
 
 class MiniLMEmbeddings(Embeddings):  # type: ignore[misc]
-    """Texts to lists of 384 floats.
+    """Encode texts as lists of 384 floats.
 
-    model: a name or a folder, as of SentenceTransformer; encode_kwargs: options of its `encode`; all other options
-    are those of SentenceTransformer itself.
+    model: the name or folder of a model. encode_kwargs: options of SentenceTransformer.encode. options: those of
+    SentenceTransformer.
     """
 
     def __init__(self, model: str = DEFAULT_MODEL, encode_kwargs: dict[str, Any] | None = None, **options: Any):

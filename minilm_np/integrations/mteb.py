@@ -1,4 +1,4 @@
-"""MTEB 2: an encoder for `mteb.evaluate`. Needs mteb, which needs PyTorch."""
+"""An encoder for `mteb.evaluate` of MTEB 2; needs mteb, which needs PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 
 class MiniLMEncoder:
-    """MTEB's EncoderProtocol over a SentenceTransformer, which it is given or makes from its name and options."""
+    """Implement MTEB's EncoderProtocol for a SentenceTransformer, or for a model name and its options."""
 
     def __init__(self, model: str | SentenceTransformer = DEFAULT_MODEL, revision: str | None = None, **options: Any):
         if isinstance(model, SentenceTransformer):
@@ -27,7 +27,10 @@ class MiniLMEncoder:
             self.model = SentenceTransformer(model, revision=revision, **options)
 
     def encode(self, inputs: Iterable[dict[str, Any]], *, prompt_type: Any = None, **kwargs: Any) -> Array:
-        """inputs: a DataLoader of batches {"text": [str, ...]}; the other arguments say which task it is."""
+        """Return the embeddings (n, D) of inputs, a DataLoader of batches {"text": [str, ...]}.
+
+        prompt_type selects encode_query or encode_document; the arguments that describe the task are ignored.
+        """
         texts = [text for batch in inputs for text in batch["text"]]
         kind = getattr(prompt_type, "value", prompt_type)
         encode: Any = {"query": self.model.encode_query, "document": self.model.encode_document}.get(
@@ -36,8 +39,8 @@ class MiniLMEncoder:
         result: Array = encode(texts, truncation="ignore")
         return result.reshape(len(texts), self.model.get_embedding_dimension())
 
-    # Tensors, since MTEB's summarization calls float() on what it gets for two vectors: one of shape (1, 1) can be that
-    # as a tensor, not as an array.
+    # These return tensors because MTEB's summarization task calls float() on the similarity of two vectors: a tensor of
+    # shape (1, 1) allows that, an array of this shape does not.
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         return torch.from_numpy(self.model.similarity(embeddings1, embeddings2))
@@ -47,7 +50,10 @@ class MiniLMEncoder:
 
     @cached_property
     def mteb_model_meta(self) -> Any:
-        """Results are filed under this name and revision: another model's, or type's, are never taken for these."""
+        """Name and revision under which MTEB caches results.
+
+        The revision is a fingerprint of the model, so results of another model, op set or dtype are never reused.
+        """
         folder = self.model.place.folder
         default = sha256_of(folder / "model.safetensors") == SHA256["model.safetensors"]
         name = "all-MiniLM-L6-v2" if default else folder.name

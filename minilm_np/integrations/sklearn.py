@@ -1,4 +1,4 @@
-"""scikit-learn: a transformer for pipelines. Needs scikit-learn."""
+"""A transformer for scikit-learn pipelines; needs scikit-learn."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from minilm_np.weights import DEFAULT_MODEL
 
 
 class SentenceEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Texts (n,) to embeddings (n, 384), float32.
+    """Transform texts (n,) into embeddings (n, 384), float32.
 
-    The parameters are those of SentenceTransformer. Nothing is loaded before `fit`, which learns nothing from X;
-    the model is pickled as its path and options.
+    The parameters are those of SentenceTransformer. `fit` loads the model and learns nothing from X. Pickling stores
+    the path and options of the model.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.batch_size = batch_size
 
     def fit(self, X: Any, y: Any = None) -> SentenceEncoder:
-        """Load the model."""
+        """Load the model; X and y are ignored."""
         options = {"backend": self.backend, "threads": self.threads, "truncate_dim": self.truncate_dim}
         self.model_ = SentenceTransformer(self.model_name_or_path, **options)  # type: ignore[arg-type]
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
-        """X: any iterable of n str. Raises NotFittedError before `fit`."""
+        """Return the embeddings (n, 384) of X, an iterable of n str. Raises NotFittedError before `fit`."""
         check_is_fitted(self)
         result: npt.NDArray[np.float32] = self.model_.encode(X, batch_size=self.batch_size)
         return result.reshape(len(result), self.model_.get_embedding_dimension())

@@ -1,4 +1,4 @@
-"""Each integration inside the real framework; a framework that is not installed is skipped."""
+"""Each integration inside its real framework; tests are skipped if the framework is not installed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from support.tolerances import BATCH, assert_close
 
 from minilm_np import SentenceTransformer
 
-pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("default")]  # their warnings are not ours to mend
+pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("default")]  # we cannot fix the frameworks' warnings
 TEXTS = ["A man is eating food.", "", "The girl is carrying a baby.", "A cheetah runs behind its prey."]
 
 
 def framework(name: str) -> Any:
+    """Import a framework without its warnings, or skip the test."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pytest.importorskip(name, reason="needs the integrations extra")
@@ -26,8 +27,8 @@ def framework(name: str) -> Any:
 # --- LangChain
 
 
-def test_langchain_standard_tests(weights_folder: Path, tmp_path: Path) -> None:
-    """LangChain's own conformance suites, collected and run in a pytest of their own."""
+def test_langchain_conformance_suites_pass(weights_folder: Path, tmp_path: Path) -> None:
+    """Runs LangChain's own conformance suites in a separate pytest process."""
     framework("langchain_tests")
     (tmp_path / "test_standard.py").write_text(f"""
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
@@ -51,7 +52,7 @@ class TestIntegration(EmbeddingsIntegrationTests):
     assert " passed" in run.stdout and "failed" not in run.stdout
 
 
-def test_langchain(weights_folder: Path, model: SentenceTransformer) -> None:
+def test_langchain_embeddings_match_encode(weights_folder: Path, model: SentenceTransformer) -> None:
     framework("langchain_core")
     from minilm_np.integrations.langchain import MiniLMEmbeddings
 
@@ -66,7 +67,7 @@ def test_langchain(weights_folder: Path, model: SentenceTransformer) -> None:
 # --- scikit-learn
 
 
-def test_scikit_learn(weights_folder: Path, model: SentenceTransformer) -> None:
+def test_scikit_learn_encoder_in_pipelines(weights_folder: Path, model: SentenceTransformer) -> None:
     framework("sklearn")
     from sklearn.base import clone
     from sklearn.exceptions import NotFittedError
@@ -105,8 +106,8 @@ def test_scikit_learn(weights_folder: Path, model: SentenceTransformer) -> None:
     assert pipeline[0].transform(texts).shape == (40, 8)
 
 
-def test_scikit_learn_estimator_checks(weights_folder: Path) -> None:
-    """Those of its estimator checks that do not need numbers as input."""
+def test_scikit_learn_estimator_checks_pass(weights_folder: Path) -> None:
+    """Runs scikit-learn's estimator checks that do not need numeric input."""
     framework("sklearn")
     from sklearn.utils import estimator_checks as checks
 
@@ -129,7 +130,7 @@ def test_scikit_learn_estimator_checks(weights_folder: Path) -> None:
 # --- Chroma
 
 
-def test_chroma_collection(weights_folder: Path, tmp_path: Path, model: SentenceTransformer) -> None:
+def test_chroma_collection_is_restored(weights_folder: Path, tmp_path: Path, model: SentenceTransformer) -> None:
     chromadb = framework("chromadb")
     from minilm_np.integrations.chroma import MiniLMEmbeddingFunction
 
@@ -138,13 +139,13 @@ def test_chroma_collection(weights_folder: Path, tmp_path: Path, model: Sentence
     client = chromadb.PersistentClient(str(tmp_path), settings)
     collection = client.create_collection("texts", embedding_function=function)
     collection.add(ids=["a", "b", "c", "d"], documents=TEXTS)
-    found = collection.query(query_texts=["Someone eats a meal."], n_results=2)
-    assert found["ids"][0][0] == "a"
-    wanted = 1 - float(model.encode(TEXTS[0]) @ model.encode("Someone eats a meal."))
-    assert_close(found["distances"][0][0], wanted, 1e-5, "cosine distance")
+    actual = collection.query(query_texts=["Someone eats a meal."], n_results=2)
+    assert actual["ids"][0][0] == "a"
+    expected = 1 - float(model.encode(TEXTS[0]) @ model.encode("Someone eats a meal."))
+    assert_close(actual["distances"][0][0], expected, 1e-5, "cosine distance")
     stored = collection.get(ids=["c"], include=["embeddings"])["embeddings"][0]
     assert_close(stored, model.encode(TEXTS[2]), BATCH, "stored")
-    again = client.get_collection("texts")  # made again from its stored name and options
+    again = client.get_collection("texts")  # restored from the stored name and options
     assert again.query(query_texts=["Someone eats a meal."], n_results=1)["ids"] == [["a"]]
     assert function.get_config() == {"model_name": str(weights_folder), "backend": "numpy"}
 
@@ -158,7 +159,7 @@ def metadata(kind: str, main_score: str) -> Any:
     return TaskMetadata(
         name=f"Tiny{kind}",
         dataset={"path": "nowhere/none", "revision": "0"},
-        description="made up",
+        description="invented",
         type=kind,
         eval_splits=["test"],
         eval_langs=["eng-Latn"],
@@ -192,7 +193,7 @@ SUMMARIES = [
 
 
 def mteb_task(kind: str) -> Any:
-    """A task of the real MTEB on made-up data."""
+    """Return a task of the real MTEB with invented data."""
     from datasets import Dataset
 
     def columns(**values: Any) -> Any:
@@ -250,7 +251,7 @@ def mteb_task(kind: str) -> Any:
 
 
 def our_scores(kind: str, encode: Any) -> dict[str, float]:
-    """The same by minilm_np.evaluate."""
+    """Return the scores of the same task from minilm_np.evaluate."""
     from minilm_np.evaluate import protocols
 
     task = mteb_task(kind)
@@ -277,28 +278,28 @@ def our_scores(kind: str, encode: Any) -> dict[str, float]:
 @pytest.mark.parametrize(
     "kind", ["STS", "PairClassification", "Classification", "Clustering", "Retrieval", "Summarization"]
 )
-def test_our_protocols_are_mtebs(kind: str, model: SentenceTransformer) -> None:
-    """Every measure, against the real MTEB with the same encoder."""
+def test_protocols_score_like_mteb(kind: str, model: SentenceTransformer) -> None:
+    """Compares every measure with the real MTEB, for the same encoder."""
     mteb = framework("mteb")
     framework("pytrec_eval")
     from minilm_np.integrations.mteb import MiniLMEncoder
 
-    with warnings.catch_warnings(record=True):  # that its summarization has a bug; it is the card's
+    with warnings.catch_warnings(record=True):  # of a bug in MTEB's summarization task, which the model card has, too
         result = mteb.evaluate(MiniLMEncoder(model), mteb_task(kind), cache=None, show_progress_bar=False)
     (theirs,) = result.task_results[0].scores["test"]
     ours = our_scores(kind, lambda texts: model.encode(texts, truncation="ignore"))
     compared = 0
     for name, value in ours.items():
-        measure = name.replace("cos_sim", "cosine")  # as MTEB calls it now
+        measure = name.replace("cos_sim", "cosine")  # MTEB's current name
         if measure in theirs:
-            # a text may be in another batch: similarities differ by up to 3e-7
+            # texts may be batched differently, which changes similarities by up to 3e-7
             assert_close(value, 100 * theirs[measure], 1e-3, f"{kind}: {name}")
             compared += 1
     assert compared >= {"Clustering": 1, "Classification": 3, "Retrieval": 24, "Summarization": 4}.get(kind, 6)
 
 
-def test_the_cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data sets that the library itself has put there; nothing is asked of the hub."""
+def test_evaluates_data_from_the_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The `datasets` library itself writes the cache; the test forbids network access."""
     datasets = framework("datasets")
     framework("pytrec_eval")
     from minilm_np.evaluate import all_tasks, evaluate
@@ -306,7 +307,7 @@ def test_the_cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
-    def keep(name: str, config: str, splits: dict[str, dict[str, list[Any]]], revision: str = "") -> None:
+    def store(name: str, config: str, splits: dict[str, dict[str, list[Any]]], revision: str = "") -> None:
         task = all_tasks()[name]
 
         class Builder(datasets.GeneratorBasedBuilder):  # type: ignore[misc, name-defined]
@@ -332,19 +333,19 @@ def test_the_cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         builder.download_and_prepare()
 
     gold = [float(i % 6) for i in range(40)]
-    keep(
+    store(
         "STS12", "default", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}, "test_other": {"x": [1]}}
     )
-    keep("STS12", "default", {"test": {"sentence1": ["x"], "sentence2": ["y"], "score": [1.0]}}, "another" * 5)
-    keep("STS13", "default", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}}, "another" * 5)
-    keep("TwitterURLCorpus", "default", {"test": {"sent1": [FIRST], "sent2": [SECOND], "labels": [HALVES[:40]]}})
-    keep("STS17.en-en", "en-en", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}})
-    keep("NFCorpus", "corpus", {"corpus": {"_id": ["a", "b"], "title": ["", "t"], "text": FIRST[:2]}})
-    keep("NFCorpus", "queries", {"queries": {"_id": ["q"], "text": SECOND[:1]}})
-    keep("NFCorpus", "default", {"test": {"query-id": ["q"], "corpus-id": ["b"], "score": [1]}})
+    store("STS12", "default", {"test": {"sentence1": ["x"], "sentence2": ["y"], "score": [1.0]}}, "another" * 5)
+    store("STS13", "default", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}}, "another" * 5)
+    store("TwitterURLCorpus", "default", {"test": {"sent1": [FIRST], "sent2": [SECOND], "labels": [HALVES[:40]]}})
+    store("STS17.en-en", "en-en", {"test": {"sentence1": FIRST, "sentence2": SECOND, "score": gold}})
+    store("NFCorpus", "corpus", {"corpus": {"_id": ["a", "b"], "title": ["", "t"], "text": FIRST[:2]}})
+    store("NFCorpus", "queries", {"queries": {"_id": ["q"], "text": SECOND[:1]}})
+    store("NFCorpus", "default", {"test": {"query-id": ["q"], "corpus-id": ["b"], "score": [1]}})
 
     def no_network(*_: object) -> None:
-        raise AssertionError("the network is used")
+        raise AssertionError("unexpected network access")
 
     monkeypatch.setattr("socket.socket.connect", no_network)
     source = Datasets()
@@ -371,7 +372,7 @@ def test_the_cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         evaluate(encode, "STS13")
 
 
-def test_mteb(model: SentenceTransformer) -> None:
+def test_mteb_evaluates_a_task(model: SentenceTransformer) -> None:
     mteb = framework("mteb")
     from datasets import Dataset
     from mteb.abstasks.sts import AbsTaskSTS
@@ -394,20 +395,20 @@ def test_mteb(model: SentenceTransformer) -> None:
     assert isinstance(encoder, EncoderProtocol)
     result = mteb.evaluate(encoder, Tiny(), cache=None, show_progress_bar=False)
     a, b = (model.encode([pair[i] for pair in pairs]) for i in range(2))
-    wanted = spearmanr((a * b).sum(axis=1), [pair[2] for pair in pairs]).statistic
-    assert abs(result.task_results[0].get_score() - wanted) < 1e-6
+    expected = spearmanr((a * b).sum(axis=1), [pair[2] for pair in pairs]).statistic
+    assert abs(result.task_results[0].get_score() - expected) < 1e-6
 
 
-def test_mteb_never_takes_another_models_results(model: SentenceTransformer, tmp_path: Path) -> None:
+def test_mteb_does_not_reuse_results_of_another_model(model: SentenceTransformer, tmp_path: Path) -> None:
     mteb = framework("mteb")
     from minilm_np.integrations.mteb import MiniLMEncoder
 
     cache = mteb.ResultCache(tmp_path)
     small = SentenceTransformer(model.place.folder, backend="numpy", truncate_dim=8)
     scores = []
-    for one in (model, small, model):
-        encoder = MiniLMEncoder(one)
+    for candidate in (model, small, model):
+        encoder = MiniLMEncoder(candidate)
         assert encoder.mteb_model_meta.name == "minilm_np/all-MiniLM-L6-v2"
         result = mteb.evaluate(encoder, mteb_task("STS"), cache=cache, show_progress_bar=False)
         scores.append(result.task_results[0].get_score())
-    assert abs(scores[0] - scores[2]) < 1e-5 < abs(scores[0] - scores[1])  # what is kept has six digits
+    assert abs(scores[0] - scores[2]) < 1e-5 < abs(scores[0] - scores[1])  # cached scores have six digits
