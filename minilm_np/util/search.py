@@ -1,10 +1,10 @@
 """Search a corpus of embeddings for the rows nearest to each query.
 
-BLAS rounds a row's dot product differently depending on where the row stands in the matrix, so equal rows would get
-unequal scores. Therefore the search has two steps. BLAS computes all scores of a chunk, and every row whose score
-could belong to the top k, given the largest possible rounding error, becomes a candidate. The scores of the candidates
-are then computed again, each summed in the same order. So equal rows score equally, and the chunk sizes change no bit
-of the result.
+BLAS rounds the dot product of a row differently depending on the position of the row in the matrix, so equal rows can
+get unequal scores. The search therefore has two steps. First, BLAS computes all scores of a chunk, and every row that
+could be in the top k, given the largest possible rounding error, becomes a candidate. Then the scores of the candidates
+are computed again, each summed in the same order. As a result, equal rows score equally, and the chunk sizes do not
+change a bit of the result. This holds for cos_sim and dot_score; the scores of other functions are sorted as they are.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def nearest_rows(
 ) -> list[tuple[Array, Array]]:
     """Return for each query the ids (k,) and scores (k,) of its nearest rows, best first; fewer if the corpus is small.
 
-    See the module's docstring for the two steps. A custom score_function is trusted: its scores are sorted as they are.
+    The module's docstring describes the algorithm.
     """
     if not callable(score_function):
         raise TypeError(f"score_function: expected a function of two arrays, got {score_function!r}")

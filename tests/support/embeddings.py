@@ -31,7 +31,7 @@ def normal(*shape: int, dtype: Any = np.float32, seed: int = 20260801) -> Array:
 
 
 def small_integers(n: int, d: int) -> st.SearchStrategy[Array]:
-    """Rows (n, d) of small whole numbers: dot products are exact, and many are equal."""
+    """Return a strategy for rows (n, d) of small integers, whose dot products are exact and often equal."""
     return hnp.arrays(np.float32, (n, d), elements=st.integers(-2, 2))
 
 

@@ -54,7 +54,7 @@ def test_equal_rows_score_equally_at_any_position(score_function: Any, n: int) -
 
 
 @pytest.mark.parametrize("score_function", [util.cos_sim, util.dot_score])
-def test_chunk_sizes_change_no_bit_of_the_result(score_function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_bit_identical_for_all_chunk_sizes(score_function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus, queries = normal(3000, 48), normal(17, 48, seed=1)
     corpus[1000:2000] = corpus[:1000] * (1 + normal(1000, 48, seed=2) * np.float32(1e-7))  # almost equal
     expected = util.semantic_search(queries, corpus, top_k=25, score_function=score_function)
