@@ -25,7 +25,7 @@ class MiniLMEmbeddingFunction(EmbeddingFunction[Any]):  # type: ignore[misc]
         self.model_name, self.options = model_name, options
         self._model = SentenceTransformer(model_name, **options)
 
-    def __call__(self, input: Any) -> Any:  # Chroma passes this argument by name
+    def __call__(self, input: Any) -> Any:  # Chroma requires this parameter name
         return list(np.asarray(self._model.encode_document(list(input)), np.float32))
 
     def embed_query(self, input: Any) -> Any:
