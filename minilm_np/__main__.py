@@ -1,3 +1,5 @@
+"""Run the command line: `python -m minilm_np`."""
+
 import sys
 
 from minilm_np.cli import main

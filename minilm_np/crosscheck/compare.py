@@ -14,15 +14,12 @@ from minilm_np.crosscheck.report import Report, StageResult, Worst
 from minilm_np.crosscheck.truth import STAGE_ROWS, Truth, batches, simulator, tolerance, truth
 from minilm_np.crosscheck.variant import Checkpoint
 from minilm_np.model import Array, stage_names
+from minilm_np.targets import CannotCompareError as CannotCompareError
 
 FINAL = "sentence_embedding"
 ALIASES = {"last_hidden_state": "encoder.layer.5.output", "token_embeddings": "encoder.layer.5.output"}
 Encode = Callable[[list[str]], Any]
 GetStages = Callable[[list[str]], Mapping[str, Any]]
-
-
-class CannotCompareError(ValueError):
-    """The backend gave nothing that could be compared; the message says what was found and what was wanted."""
 
 
 def crosscheck(

@@ -1,0 +1,138 @@
+"""Functions that several commands use: shared options, loading the model, reading lines, writing files."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from minilm_np import SentenceTransformer
+    from minilm_np.targets import Target
+
+MAX_TEXTS_FOR_NUMPY = 100
+MAX_TIMEOUT = 86400  # seconds; a socket raises OverflowError for 1e20
+
+
+# --- options -----------------------------------------------------------------------------------
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="DIR", help="folder of another checkpoint (default: all-MiniLM-L6-v2)")
+
+
+def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `open_target` reads."""
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, metavar="S", help="seconds to wait for each HTTP answer (default: 30)"
+    )
+    parser.add_argument(
+        "--model-name",
+        default="all-MiniLM-L6-v2",
+        metavar="NAME",
+        help="model name to send to /v1/embeddings (default: all-MiniLM-L6-v2)",
+    )
+
+
+def check_at_least_one(option: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{option}: expected 1 or more, got {value}")
+
+
+def check_outputs(arguments: argparse.Namespace, *options: str) -> None:
+    """Raise ValueError if the file of an option cannot be written: before the work, not after it."""
+    for option in options:
+        path = getattr(arguments, option)
+        if path is None or str(path) == "-":
+            continue
+        if not path.parent.is_dir():
+            raise ValueError(f"--{option}: {path.parent} is not a folder")
+        if path.is_dir():
+            raise ValueError(f"--{option}: expected a file, got the folder {path}")
+        if not os.access(path if path.exists() and not path.is_file() else path.resolve().parent, os.W_OK):
+            raise ValueError(f"--{option}: {path} is not writable")
+
+
+# --- model and targets -------------------------------------------------------------------------
+
+
+def load_model(folder: str | None, number_of_texts: int) -> SentenceTransformer:
+    """Load the checkpoint in `folder` (None: the default model) with the faster op set for that number of texts."""
+    from minilm_np import SentenceTransformer
+
+    # Importing Numba takes half a second. In that time NumPy encodes a hundred short texts.
+    backend = "numpy" if number_of_texts <= MAX_TEXTS_FOR_NUMPY else "auto"
+    if folder is None:
+        return SentenceTransformer(backend=backend)
+    return SentenceTransformer(folder, backend=backend)
+
+
+def open_target(name: str, arguments: argparse.Namespace, cases: Sequence[Sequence[int]] = ()) -> Target:
+    """Open a TARGET with the options of `add_endpoint_options` and the key in $MINILM_NP_API_KEY."""
+    from minilm_np import targets
+
+    if not 0 < arguments.timeout <= MAX_TIMEOUT:
+        raise ValueError(f"--timeout: expected seconds above 0 and at most {MAX_TIMEOUT}, got {arguments.timeout:g}")
+    return targets.open_target(
+        name,
+        model=arguments.model_name,
+        key=os.environ.get("MINILM_NP_API_KEY"),
+        timeout=arguments.timeout,
+        cases=cases,
+    )
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def read_lines(name: str) -> list[str]:
+    """Return the lines of a UTF-8 file (standard input if `name` is "-") without their ends, LF or CRLF.
+
+    Raises ValueError with file and line if a line is not UTF-8.
+    """
+    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if lines[-1] == b"":  # the file ends with a line end, or is empty
+        lines.pop()
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            texts.append(line.removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            source = "standard input" if name == "-" else name
+            raise ValueError(f"{source}, line {number}: not UTF-8 at byte {error.start}") from None
+    return texts
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write the whole file or, if `write` fails, keep the old one."""
+    if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced
+        with path.open("wb") as file:
+            write(file)
+        return
+    path = path.resolve()  # replace the file that a symbolic link points to, not the link
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        with part.open("wb") as file:
+            write(file)
+        part.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write((text + "\n").encode()))
+
+
+def write_json_and_print(path: Path | None, json_text: str, summary: str) -> None:
+    """Write the JSON to `path` and print the summary, even if writing fails; if `path` is "-", print only the JSON."""
+    if str(path) == "-":
+        print(json_text)
+        return
+    try:
+        if path is not None:
+            write_text(path, json_text)
+    finally:
+        print(summary)

@@ -1,0 +1,139 @@
+"""`minilm-np crosscheck`: check a port of the model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from minilm_np.commands.common import (
+    add_endpoint_options,
+    check_at_least_one,
+    check_outputs,
+    load_model,
+    open_target,
+    read_lines,
+    write_json_and_print,
+    write_text,
+)
+
+HELP = (
+    "Check a port of the model: is it right? If not, at which stage does it first differ, and which mistake causes it? "
+    "Exit code: 0 if it is right, 1 if it differs, 2 if it cannot be compared."
+)
+CORPUS_BATCH_SIZE = 32  # texts; the most that every endpoint takes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="TARGET",
+        help="the port to check: package.module:function (takes a list of str); http://.../embed or "
+        "http://.../v1/embeddings; a .onnx file; or a .npy, .npz, .safetensors, .json or .jsonl file with its results "
+        "for the texts that --texts prints",
+    )
+    parser.add_argument("--texts", action="store_true", help="print the texts to encode, as a JSON list, and exit")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON; - is standard output")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="plot the error of each stage to a .png, .svg or .html file"
+    )
+    parser.add_argument(
+        "--no-causes", action="store_true", help="do not search for the mistake (saves several seconds)"
+    )
+    add_endpoint_options(parser)
+    parser.add_argument(
+        "--corpus", metavar="FILE", help="compare search results on the lines of this file, instead of each stage"
+    )
+    parser.add_argument(
+        "--against", metavar="TARGET", help="with --corpus: compare with this port (default: minilm_np)"
+    )
+    parser.add_argument(
+        "-k", type=int, default=10, metavar="K", help="with --corpus: nearest lines to compare (default: 10)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.7,
+        metavar="C",
+        help="with --corpus: cosine above which two lines count as similar (default: 0.7)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from minilm_np.crosscheck.compare import crosscheck, probe_texts, stage_texts
+    from minilm_np.targets import FINAL_STAGE
+
+    if arguments.texts:
+        print(json.dumps(probe_texts(), ensure_ascii=False, indent=1))
+        return 0
+    check_outputs(arguments, "json", "junit", "plot")
+    if arguments.target is None:
+        raise ValueError("TARGET: expected a port to check, or the option --texts; see --help")
+    if arguments.corpus is not None:
+        return _compare_on_corpus(arguments)
+    if arguments.against is not None:
+        raise ValueError("--against: only allowed with --corpus")
+    target = open_target(arguments.target, arguments, _golden_cases())
+    if target.encodes:
+        report = crosscheck(target.encode, causes=not arguments.no_causes)
+    else:
+        stages = dict(target.stages)
+        # Vectors of all probe texts are what `encode` returns; vectors of the stage texts only are one more stage.
+        vectors = None if len(stages.get(FINAL_STAGE, ())) == len(stage_texts()) else stages.pop(FINAL_STAGE, None)
+        report = crosscheck(vectors, stages or None, causes=not arguments.no_causes)
+    try:
+        if arguments.plot is not None:
+            from minilm_np.crosscheck.plot import plot
+
+            plot(report, arguments.plot)
+        if arguments.junit is not None:
+            write_text(arguments.junit, report.to_junit())
+    finally:
+        write_json_and_print(arguments.json, report.to_json(), str(report))
+    return 0 if report.ok else 1
+
+
+def _golden_cases() -> tuple[list[int], list[int]]:
+    """Return the case numbers of a golden bundle: of all probe texts, and of those with stages."""
+    from minilm_np.crosscheck.compare import probe_texts, stage_texts
+
+    texts = probe_texts()
+    return list(range(len(texts))), [texts.index(text) for text in stage_texts()]
+
+
+def _compare_on_corpus(arguments: argparse.Namespace) -> int:
+    """Compare the search results of two ports on a user's own lines."""
+    from minilm_np.crosscheck.compare import encode_in_batches
+    from minilm_np.crosscheck.corpus import equivalence
+    from minilm_np.targets import FINAL_STAGE
+
+    for option in ("junit", "plot"):
+        if getattr(arguments, option) is not None:
+            raise ValueError(f"--{option}: not allowed with --corpus; use --json")
+    check_at_least_one("-k", arguments.k)
+    if not math.isfinite(arguments.threshold):
+        raise ValueError(f"--threshold: expected a cosine, got {arguments.threshold}")
+    texts = read_lines(arguments.corpus)
+    if len(texts) < 2:
+        raise ValueError(f"--corpus: expected two or more lines, got {len(texts)} in {arguments.corpus}")
+
+    def vectors_of(name: str | None) -> Any:
+        if name is None:
+            return load_model(None, len(texts)).encode(texts, truncation="ignore")
+        target = open_target(name, arguments)
+        if target.encodes:
+            batches = [texts[i : i + CORPUS_BATCH_SIZE] for i in range(0, len(texts), CORPUS_BATCH_SIZE)]
+            return encode_in_batches(name, target.encode, batches)
+        if FINAL_STAGE not in target.stages:
+            raise ValueError(f"{name}: expected {FINAL_STAGE}, got {', '.join(target.stages) or 'nothing'}")
+        return target.stages[FINAL_STAGE]
+
+    result = equivalence(
+        vectors_of(arguments.against), vectors_of(arguments.target), k=arguments.k, threshold=arguments.threshold
+    )
+    write_json_and_print(arguments.json, json.dumps(result.to_dict(), indent=1), str(result))
+    return 0 if result.go else 1

@@ -1,0 +1,26 @@
+"""`minilm-np fetch`: download the model's files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "Download the model's files and verify them, unless they are there already; print their folder."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="DIR",
+        help="folder for the files (default: weights/ of a checkout, or else the cache folder)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from minilm_np import weights
+
+    place = weights.find() if arguments.to is None else None
+    if place:
+        weights.verify(place.folder)
+    print(place.folder if place else weights.fetch(arguments.to))

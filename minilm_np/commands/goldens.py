@@ -1,0 +1,18 @@
+"""`minilm-np goldens`: write reference values of every stage to files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "Write the golden bundle: reference values of every stage, in files that any language can read."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from minilm_np.crosscheck.goldens import write_goldens
+
+    print(write_goldens(arguments.folder))
