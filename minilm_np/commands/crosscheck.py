@@ -19,14 +19,12 @@ from minilm_np.commands.common import (
     write_text,
 )
 
-HELP = (
-    "Check a port of the model: is it right? If not, at which stage does it first differ, and which mistake causes it? "
-    "Exit code: 0 if it is right, 1 if it differs, 2 if it cannot be compared."
-)
+HELP = "Check a port of the model: is it right? If not, at which stage does it first differ, and why?"
 CORPUS_BATCH_SIZE = 32  # texts; the most that every endpoint takes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Exit code: 0 if the port is right, 1 if it differs, 2 if it cannot be compared."
     parser.add_argument(
         "target",
         nargs="?",
@@ -42,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot", type=Path, metavar="FILE", help="plot the error of each stage to a .png, .svg or .html file"
     )
     parser.add_argument(
-        "--no-causes", action="store_true", help="do not search for the mistake (saves several seconds)"
+        "--no-causes", action="store_true", help="do not search for the port's mistake (saves several seconds)"
     )
     add_endpoint_options(parser)
     parser.add_argument(
@@ -59,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.7,
         metavar="C",
-        help="with --corpus: cosine above which two lines count as similar (default: 0.7)",
+        help="with --corpus: two lines are similar if their cosine is at least C (default: 0.7)",
     )
 
 

@@ -21,13 +21,17 @@ HELP = "Encode every line of a file; row i of the result is the embedding of lin
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="UTF-8 text, one text per line (default: standard input)"
+        "file",
+        nargs="?",
+        default="-",
+        metavar="FILE",
+        help="UTF-8 text, one text per line; - is standard input (default)",
     )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT", help=".npy or .jsonl file (default: jsonl to standard output)"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="texts in a batch of the model (default: 32)"
+        "--batch-size", type=int, default=32, metavar="N", help="texts that the model computes together (default: 32)"
     )
     add_model_option(parser)
 

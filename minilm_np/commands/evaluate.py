@@ -17,17 +17,18 @@ from minilm_np.commands.common import (
     write_json_and_print,
 )
 
-HELP = (
-    "Compute the model card's MTEB scores. Exit code: 0 if every score is that of the card, or that of a later mteb "
-    "for the same model; 1 if one differs; 2 if one cannot be computed."
-)
+HELP = "Compute the MTEB scores of the model card and compare them with the card's."
 BATCH_SIZE = 4096  # texts
 TARGET_BATCH_SIZE = 32  # texts; the most that every endpoint takes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Exit code: 0 if every score is the card's, or the one that a later mteb stored for this model; 1 if a score "
+        "differs; 2 if a score cannot be computed."
+    )
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="rows of the card (default: every row with data)")
-    parser.add_argument("--list", action="store_true", help="list the card's 95 rows and the formats of the data, exit")
+    parser.add_argument("--list", action="store_true", help="list the card's 95 rows and the data formats, and exit")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder with the data (default: the cache of the datasets library)"
     )

@@ -70,10 +70,10 @@ def test_equivalence_on_the_command_line(
     monkeypatch.setattr(sys, "path", list(sys.path))
     capsys.readouterr()
     for arguments, message in (
-        ([str(tmp_path / "other.npz"), *corpus], "found arr_0, wanted sentence_embedding"),
+        ([str(tmp_path / "other.npz"), *corpus], "expected sentence_embedding, got arr_0"),
         (["backend_that_raises:encode", *corpus], "batch 0: raised KeyError"),
-        ([str(tmp_path / "right.npy"), *corpus, "--junit", "x.xml"], "--junit: found it with --corpus"),
-        ([str(tmp_path / "right.npy"), "--against", "x"], "--against: found it without --corpus"),
+        ([str(tmp_path / "right.npy"), *corpus, "--junit", "x.xml"], "--junit: not allowed with --corpus"),
+        ([str(tmp_path / "right.npy"), "--against", "x"], "--against: only allowed with --corpus"),
     ):
         assert main(["crosscheck", *arguments]) == 2
         captured = capsys.readouterr()
