@@ -424,7 +424,7 @@ def test_onnx_file_needs_onnxruntime_and_the_file(tmp_path: Path, monkeypatch: p
         onnx_file(tmp_path / "a.onnx")
 
 
-def test_former_import_path_still_works(bundle: Path) -> None:
+def test_former_import_path_still_works(tmp_path: Path) -> None:
     from minilm_np.crosscheck import backends, compare
 
     assert (backends.http_endpoint, backends.load_function, backends.onnx_file) == (
@@ -432,5 +432,7 @@ def test_former_import_path_still_works(bundle: Path) -> None:
         load_function,
         onnx_file,
     )
-    assert len(backends.read_dump(bundle / "embeddings.safetensors")["sentence_embedding"]) == len(probe_texts())
+    (tmp_path / "a.json").write_text('{"02/embeddings": [[1]]}')
+    with pytest.raises(CannotCompareError, match=r"embeddings: expected cases \[0, 1, 3.*\], got no case 0"):
+        backends.read_dump(tmp_path / "a.json")
     assert compare.CannotCompareError is CannotCompareError and issubclass(CannotCompareError, ValueError)

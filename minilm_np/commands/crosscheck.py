@@ -20,7 +20,7 @@ from minilm_np.commands.common import (
 )
 
 HELP = "Check a port of the model: is it right? If not, at which stage does it first differ, and why?"
-CORPUS_BATCH_SIZE = 32  # texts; the most that every endpoint takes
+CORPUS_BATCH_SIZE = 32  # texts; endpoints accept at least 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from minilm_np.crosscheck.compare import crosscheck, probe_texts, stage_texts
+    from minilm_np.crosscheck.compare import crosscheck, probe_texts
+    from minilm_np.crosscheck.truth import STAGE_ROWS
     from minilm_np.targets import FINAL_STAGE
 
     if arguments.texts:
@@ -75,14 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
         return _compare_on_corpus(arguments)
     if arguments.against is not None:
         raise ValueError("--against: only allowed with --corpus")
-    target = open_target(arguments.target, arguments, _golden_cases())
+    # A file's cases are those of a golden bundle: all probe texts, or the ones with stages.
+    target = open_target(arguments.target, arguments, (range(len(probe_texts())), STAGE_ROWS))
     if target.encodes:
         report = crosscheck(target.encode, causes=not arguments.no_causes)
     else:
         stages = dict(target.stages)
-        # Vectors of all probe texts are what `encode` returns; vectors of the stage texts only are one more stage.
-        vectors = None if len(stages.get(FINAL_STAGE, ())) == len(stage_texts()) else stages.pop(FINAL_STAGE, None)
-        report = crosscheck(vectors, stages or None, causes=not arguments.no_causes)
+        # Embeddings of all probe texts are `encode`'s result; those of the texts with stages are one more stage.
+        of_stage_texts = len(stages.get(FINAL_STAGE, ())) == len(STAGE_ROWS)
+        embeddings = None if of_stage_texts else stages.pop(FINAL_STAGE, None)
+        report = crosscheck(embeddings, stages or None, causes=not arguments.no_causes)
     try:
         if arguments.plot is not None:
             from minilm_np.crosscheck.plot import plot
@@ -93,14 +96,6 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         write_json_and_print(arguments.json, report.to_json(), str(report))
     return 0 if report.ok else 1
-
-
-def _golden_cases() -> tuple[list[int], list[int]]:
-    """Return the case numbers of a golden bundle: of all probe texts, and of those with stages."""
-    from minilm_np.crosscheck.compare import probe_texts, stage_texts
-
-    texts = probe_texts()
-    return list(range(len(texts))), [texts.index(text) for text in stage_texts()]
 
 
 def _compare_on_corpus(arguments: argparse.Namespace) -> int:
@@ -119,7 +114,7 @@ def _compare_on_corpus(arguments: argparse.Namespace) -> int:
     if len(texts) < 2:
         raise ValueError(f"--corpus: expected two or more lines, got {len(texts)} in {arguments.corpus}")
 
-    def vectors_of(name: str | None) -> Any:
+    def embeddings_of(name: str | None) -> Any:
         if name is None:
             return load_model(None, len(texts)).encode(texts, truncation="ignore")
         target = open_target(name, arguments)
@@ -131,7 +126,7 @@ def _compare_on_corpus(arguments: argparse.Namespace) -> int:
         return target.stages[FINAL_STAGE]
 
     result = equivalence(
-        vectors_of(arguments.against), vectors_of(arguments.target), k=arguments.k, threshold=arguments.threshold
+        embeddings_of(arguments.against), embeddings_of(arguments.target), k=arguments.k, threshold=arguments.threshold
     )
     write_json_and_print(arguments.json, json.dumps(result.to_dict(), indent=1), str(result))
     return 0 if result.go else 1

@@ -18,8 +18,8 @@ from minilm_np.commands.common import (
 )
 
 HELP = "Compute the MTEB scores of the model card and compare them with the card's."
-BATCH_SIZE = 4096  # texts
-TARGET_BATCH_SIZE = 32  # texts; the most that every endpoint takes
+MODEL_BATCH_SIZE = 4096  # texts
+TARGET_BATCH_SIZE = 32  # texts; endpoints accept at least 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +121,6 @@ def _encoder(arguments: argparse.Namespace) -> tuple[Any, int, dict[str, Any]]:
         "numpy": np.__version__,
     }
     if arguments.cache is None:
-        return model, BATCH_SIZE, description
+        return model, MODEL_BATCH_SIZE, description
     encode = cached(lambda texts: model.encode(texts, truncation="ignore"), arguments.cache, description["fingerprint"])
-    return encode, BATCH_SIZE, description
+    return encode, MODEL_BATCH_SIZE, description
