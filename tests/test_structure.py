@@ -12,29 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.paths import REPOSITORY
 
 import minilm_np
 
 PACKAGE = Path(minilm_np.__file__).parent
-# The modules of the package that each module may import. The model does not import an op set: it gets one as argument.
-ALLOWED_IMPORTS = {
-    "ops": set(),
-    "model": set(),
-    "tape": {"model", "ops"},
-    "kernels": {"ops"},
-    "checkpoint": {"model"},
-    "weights": {"checkpoint", "model"},
-    "tokenizer": {"checkpoint"},
-    "targets": {"checkpoint", "model", "tokenizer", "weights"},
-    "threads": set(),
-    "util": set(),
-    "encoder": {"checkpoint", "kernels", "model", "ops", "tape", "threads", "tokenizer", "weights"},
-    "sentence_transformer": {"checkpoint", "encoder", "model", "ops", "tokenizer", "util", "weights"},
-    "crosscheck": {"__version__", "checkpoint", "model", "ops", "targets", "tokenizer", "weights"},
-    "evaluate": {"sentence_transformer", "util", "weights"},
-    "integrations": {"evaluate", "sentence_transformer", "weights"},
-}
-ENTRY_POINTS = {"__init__", "__main__", "cli", "commands"}  # these may import any module
 
 
 def imports(path: Path) -> set[str]:
@@ -50,27 +32,14 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_modules_import_only_what_is_allowed() -> None:
-    seen = set()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        seen.add(room)
-        found = {name.split(".")[1] for name in imports(path) if name.startswith("minilm_np.")}
-        if room not in ENTRY_POINTS:
-            assert found - {room} <= ALLOWED_IMPORTS[room], f"{path.name} imports {found}"
-            assert "minilm_np" not in imports(path)
-    assert seen == ENTRY_POINTS | set(ALLOWED_IMPORTS)
+def test_imports_go_to_lower_floors_and_only_kernels_import_numba() -> None:
+    """The contracts are in pyproject.toml; import-linter checks them."""
+    cli = pytest.importorskip("importlinter.cli", reason="needs the lint extra")
+    assert cli.lint_imports(config_filename=str(REPOSITORY / "pyproject.toml"), no_cache=True) == 0
 
 
 def test_architecture_stays_short_enough_to_read_in_one_sitting() -> None:
-    """model.py and ops.py have about 350 lines, 371 with the coefficients of GELU in two dtypes."""
     assert sum(len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) for name in ("model.py", "ops.py")) < 375
-
-
-def test_only_kernels_import_numba() -> None:
-    for path in PACKAGE.rglob("*.py"):
-        if path.relative_to(PACKAGE).parts[0] not in ("kernels", "kernels.py"):
-            assert not {"numba", "llvmlite"} & {name.partition(".")[0] for name in imports(path)}, path.name
 
 
 def test_model_and_ops_import_only_numpy_and_the_standard_library() -> None:
