@@ -26,13 +26,17 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
+from minilm_np import ops
+from minilm_np.ops import TAIL_COEFFICIENTS, TAIL_SCALE
+
 WITHOUT_JIT = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]  # $NUMBA_DISABLE_JIT
 WIDTH = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 
-# Numba compiles a kernel again when the kernel's own file has changed, but does not see that what it inlines from
-# here has: to a kernel's stamp those of all files of this folder are added.
+# Numba recompiles a cached kernel when the kernel's own file changes, but does not notice changes in the functions and
+# constants that the kernel takes from other files. So the stamp of each cached kernel covers all of these files.
 SOURCES = tuple(
-    (path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py"))
+    (path.name, path.stat().st_mtime, path.stat().st_size)
+    for path in (Path(ops.__file__), *sorted(Path(__file__).parent.glob("*.py")))
 )
 
 
@@ -322,15 +326,15 @@ def exp2(x):
 def gelu(x):
     """x Phi(x), by the formula and with the coefficients of minilm_np/ops.py."""
     magnitude = minimum(fabs(x), splat(np.float32(13)))
-    t = div(splat(np.float32(1)), fma(magnitude, splat(np.float32(0.3)), splat(np.float32(1))))
-    p = splat(np.float32(0.0361948322))
-    p = fma(p, t, splat(np.float32(-0.15937822)))
-    p = fma(p, t, splat(np.float32(0.210118253)))
-    p = fma(p, t, splat(np.float32(-0.057167251)))
-    p = fma(p, t, splat(np.float32(0.130416402)))
-    p = fma(p, t, splat(np.float32(0.0993471372)))
-    p = fma(p, t, splat(np.float32(0.120845529)))
-    p = fma(p, t, splat(np.float32(0.119623263)))
+    t = div(splat(np.float32(1)), fma(magnitude, splat(np.float32(TAIL_SCALE)), splat(np.float32(1))))
+    p = splat(np.float32(TAIL_COEFFICIENTS[0]))
+    p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[1])))
+    p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[2])))
+    p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[3])))
+    p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[4])))
+    p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[5])))
+    p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[6])))
+    p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[7])))
     half_square = mul(mul(magnitude, splat(np.float32(-0.5 / math.log(2)))), magnitude)  # e^(-x^2 / 2) is 2 to this
     tail = mul(mul(p, t), exp2(half_square))  # Phi(-|x|)
     return sub(maximum(x, splat(np.float32(0))), mul(magnitude, tail))
