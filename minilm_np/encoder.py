@@ -190,7 +190,7 @@ class Encoder:
     def _warm_up(self) -> None:
         """Run every kernel once: Numba compiles at the first call, or reads what it compiled earlier."""
         from minilm_np.kernels.simd import WITHOUT_JIT
-        from minilm_np.kernels.team import Team, serve
+        from minilm_np.kernels.team import Team, worker_loop
 
         if WITHOUT_JIT:
             return
@@ -198,7 +198,7 @@ class Encoder:
         with _said_if_slow("compiling the Numba kernels, once on this machine"):
             self._forward(tokens)
             together = Team(2)
-            serve(together._box, 1, 0)  # here, and not first in a helper, where nobody would see it fail
+            worker_loop(together._box, 1, 0)  # compiled here, because an error in a worker thread would be lost
             self._forward(tokens, team=together)
 
     def tokens(self, sentences: str | Iterable[Text]) -> Tokens:

@@ -33,7 +33,7 @@ from minilm_np import SentenceTransformer, encoder, kernels, ops
 from minilm_np.encoder import _cut_by_tokens
 from minilm_np.kernels import simd
 from minilm_np.kernels.linear import PANEL
-from minilm_np.kernels.team import Team, serve
+from minilm_np.kernels.team import Team, worker_loop
 from minilm_np.kernels.team import team as team_of
 from minilm_np.threads import available_cpus
 
@@ -240,26 +240,26 @@ def test_only_one_call_has_the_team() -> None:
 @needs_jit
 def test_a_helper_that_never_works_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asleep = threading.Event()
-    monkeypatch.setattr(Team, "_help", lambda self: asleep.wait(60))
+    monkeypatch.setattr(Team, "_work", lambda self: asleep.wait(60))
     team = Team(3)
-    team.assemble()
+    team.start_workers()
     x, dense = normal(9, PANEL), kernels.prepare_dense(normal(3 * PANEL, PANEL), normal(3 * PANEL))
     assert np.array_equal(team.linear(x, dense, None), kernels.linear(x, dense, None))
     asleep.set()
 
 
 @needs_jit
-def test_helpers_end_by_themselves_and_are_started_again() -> None:
+def test_workers_end_by_themselves_and_are_started_again() -> None:
     team = Team(2)
     x, dense = normal(9, PANEL), kernels.prepare_dense(normal(3 * PANEL, PANEL), normal(3 * PANEL))
     for _ in range(2):
-        team.assemble()
-        assert len(team._helpers) == 1
+        team.start_workers()
+        assert len(team._workers) == 1
         assert np.array_equal(team.linear(x, dense, None), kernels.linear(x, dense, None))
         deadline = time.monotonic() + 20
-        while team._helpers and time.monotonic() < deadline:
+        while team._workers and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert not team._helpers
+        assert not team._workers
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -269,16 +269,16 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 @needs_jit
-def test_helpers_do_their_share() -> None:
+def test_workers_do_their_share() -> None:
     """A large product takes less time: half is the ideal. Once in 20 seconds is enough, for a busy machine."""
     if available_cpus() < 2:
         pytest.skip("one CPU")
     dense, x = kernels.prepare_dense(normal(8 * PANEL, 16 * PANEL), normal(8 * PANEL)), normal(2000, 16 * PANEL)
     team = Team(2)
-    serve(team._box, 1, 0)  # both compiled, or read: a helper does not stay as long as that takes
+    worker_loop(team._box, 1, 0)  # both compiled, or read: a helper does not stay as long as that takes
     team.linear(x, dense, None)
     alone = min(_seconds(lambda: kernels.linear(x, dense, None)) for _ in range(5))
-    team.assemble()
+    team.start_workers()
     shared, end = math.inf, time.monotonic() + 20
     while shared >= 0.85 * alone and time.monotonic() < end:
         shared = min(shared, _seconds(lambda: team.linear(x, dense, None)))
@@ -299,7 +299,7 @@ def test_no_more_threads_to_be_had_is_no_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(_thread, "start_new_thread", one_only)
     x, dense = normal(9, PANEL), kernels.prepare_dense(normal(PANEL, PANEL), normal(PANEL))
     team = Team(3)
-    team.assemble()
+    team.start_workers()
     assert np.array_equal(team.linear(x, dense, None), kernels.linear(x, dense, None))
     assert len(started) == 1
 
