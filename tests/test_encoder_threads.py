@@ -1,0 +1,89 @@
+"""How the encoder runs chunks of texts on threads: their sizes, errors, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from support.kernels import needs_jit
+
+from minilm_np import SentenceTransformer
+from minilm_np.encoder import _cut_by_tokens
+
+Array = npt.NDArray[Any]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("limit", [1, 50, 320])
+def test_chunks_have_every_text_once_and_about_equal_sizes(threads: int, limit: int) -> None:
+    for lengths in ([5], [256] * 7, [256, 200, 100, 100, 50, 3, 2], [20] * 1000, list(range(256, 2, -1))):
+        cuts = _cut_by_tokens(np.array(lengths), limit, threads)
+        chunks = np.split(np.array(lengths), cuts)
+        assert np.concatenate(chunks).tolist() == lengths
+        sizes = [int(chunk.sum()) for chunk in chunks]
+        assert min(len(chunk) for chunk in chunks) > 0
+        assert max(sizes) < limit + max(lengths)
+        if len(lengths) == 1000:
+            assert max(sizes) - min(sizes) <= 20
+            assert limit == 1 or len(chunks) % threads == 0
+
+
+@needs_jit
+@pytest.mark.parametrize("failing_chunk", [1, 40, 80])
+def test_error_in_a_thread_reaches_the_caller_and_cancels_the_rest(
+    numba_model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch, failing_chunk: int
+) -> None:
+    started = []
+
+    def forward(*_: Any, **__: Any) -> Array:
+        started.append(1)
+        if len(started) == failing_chunk:
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+        return np.zeros((1, 384), np.float32)
+
+    monkeypatch.setattr(numba_model, "_forward", forward)
+    with pytest.raises(KeyboardInterrupt):
+        numba_model.encode(["word " * 400] * 100)  # 80 chunks; when the 40th fails, later ones are waiting
+    assert len(started) < failing_chunk + 20
+
+
+@needs_jit
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_ctrl_c_interrupts_encode(weights_folder: Path) -> None:
+    code = f"""
+from minilm_np import SentenceTransformer
+model = SentenceTransformer({str(weights_folder)!r}, backend="numba", threads=2)
+expected = model.encode("again")
+print("begin", flush=True)
+try:
+    model.encode(["a text " * 200] * 20_000)
+except KeyboardInterrupt:
+    assert (model.encode("again") == expected).all()
+    print("interrupted, and works again")
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout and run.stdout.readline() == "begin\n"
+        time.sleep(0.5)
+        before = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        out, error = run.communicate(timeout=60)
+    assert out == "interrupted, and works again\n", error
+    assert time.monotonic() - before < 20  # encoding all texts would take minutes
+
+
+def test_pickled_model_keeps_its_arguments(weights_folder: Path) -> None:
+    model = SentenceTransformer(weights_folder, backend="numpy", dtype="float64")
+    copy = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(copy.encode("same"), model.encode("same"))
