@@ -146,7 +146,7 @@ class Encoder:
             lengths = np.diff(tokens.offsets)
             order = np.argsort(-lengths, kind="stable")  # equal lengths together, longest first
             if self.backend == "numba":
-                cuts = _cut_by_tokens(lengths[order], self._bert.ops.CHUNK, self.threads)  # type: ignore[attr-defined]
+                cuts = _cut_by_tokens(lengths[order], self._bert.ops.TOKENS_PER_CHUNK, self.threads)  # type: ignore[attr-defined]
             else:
                 cuts = np.arange(batch_size, len(order), batch_size)
             for rows in np.split(order, cuts):

@@ -1,10 +1,11 @@
-"""Where the coefficients of gelu (minilm_np/ops.py) and of exp2 (minilm_np/kernels/simd.py) come from.
+"""Compute the coefficients of gelu (minilm_np/ops.py) and of exp2 (minilm_np/kernels/simd.py).
 
-`python bench/generate/polynomials.py` prints them. Iteratively reweighted least squares in the Chebyshev basis
-approaches the minimax polynomial.
+`python bench/generate/polynomials.py` prints them. The fit is iteratively reweighted least squares in the Chebyshev
+basis, which approaches the minimax polynomial.
 
-gelu: P in 0.5 erfc(a / sqrt(2)) = exp(-a^2 / 2) t P(t), t = 1 / (1 + 0.3 a), for 0 <= a <= 13 in float32, 37 in
-float64 (beyond it exp(-a^2 / 2) is nothing); 0.3 is the best of the scales 0.26 to 0.35.
+gelu: P in 0.5 erfc(a / sqrt(2)) = exp(-a^2 / 2) t P(t), t = 1 / (1 + 0.3 a). It is fitted for 0 <= a <= 13 in float32
+and 0 <= a <= 37 in float64; for larger a, exp(-a^2 / 2) is negligible. The scale 0.3 gives the smallest error of the
+scales 0.26 to 0.35.
 exp2: P in 2^r = 1 + r P(r), |r| <= 1/2.
 """
 
@@ -20,35 +21,37 @@ Array = npt.NDArray[np.float64]
 NODES = np.cos(np.pi * (np.arange(2000) + 0.5) / 2000)  # Chebyshev nodes in [-1, 1]
 
 
-def minimax(x: Array, wanted: Array, relative_to: Array, degree: int, rounds: int = 300) -> tuple[list[float], float]:
-    """(coefficients from the highest power down, largest |P(x) - wanted| / |relative_to| over the points)."""
+def minimax(x: Array, target: Array, relative_to: Array, degree: int, rounds: int = 300) -> tuple[list[float], float]:
+    """Return P's coefficients, from the highest power down, and the largest |P(x) - target| / |relative_to|."""
     weights = 1 / np.abs(relative_to)
     for _ in range(rounds):
-        polynomial = Chebyshev.fit(x, wanted, degree, domain=[x.min(), x.max()], w=weights)
-        error = np.abs((polynomial(x) - wanted) / relative_to)
+        polynomial = Chebyshev.fit(x, target, degree, domain=[x.min(), x.max()], w=weights)
+        error = np.abs((polynomial(x) - target) / relative_to)
         weights *= (0.2 + error / error.max()) ** 0.3
     return polynomial.convert(kind=Polynomial).coef[::-1].tolist(), float(error.max())
 
 
 def fit_gelu(scale: float, dtype: str = "float32") -> tuple[list[float], float]:
-    """P's coefficients from the highest power down, and its largest relative error."""
-    # what is left of float64's is rounding noise, which more rounds would only chase
+    """Return P's coefficients, from the highest power down, and its largest relative error."""
+    # one round for float64: the remaining error is rounding noise, to which more rounds would fit the polynomial
     degree, a_max, rounds = (7, 13.0, 300) if dtype == "float32" else (20, 37.0, 1)
     t_min = 1 / (1 + scale * a_max)
     t = t_min + (NODES + 1) / 2 * (1 - t_min)
     z = (1 / t - 1) / scale * math.sqrt(0.5)
-    t = 1 / (1 + scale * math.sqrt(2) * z)  # of the rounded z: erfc and exp multiply its error by z^2
-    wanted = np.array([0.5 * exp_of_square(v) * math.erfc(v) for v in z.tolist()]) / t
-    return minimax(t, wanted, wanted, degree, rounds)
+    # t is computed from the rounded z, because erfc and exp multiply the rounding error by z^2
+    t = 1 / (1 + scale * math.sqrt(2) * z)
+    target = np.array([0.5 * exp_of_square(v) * math.erfc(v) for v in z.tolist()]) / t
+    return minimax(t, target, target, degree, rounds)
 
 
 def exp_of_square(z: float) -> float:
-    """exp(z^2); z * z would round, and exp multiplies that by z^2."""
+    """Return exp(z^2). z * z would be rounded, and exp multiplies the rounding error by z^2."""
     high = round(z * 1024) / 1024
     return math.exp(high * high) * math.exp((z - high) * (z + high))
 
 
 def fit_exp2(degree: int = 5) -> tuple[list[float], float]:
+    """Return P's coefficients, from the highest power down, and the largest relative error of 2^r."""
     r = NODES / 2
     return minimax(r, np.expm1(r * math.log(2)) / r, np.exp2(r) / r, degree)
 

@@ -1,9 +1,21 @@
 """Multi-head attention over packed sentences: softmax(Q K^T / sqrt(D)) V, each sentence over its own tokens.
 
-One head of one sentence at a time, LANES queries at a time, and everything on its side: a query is a lane of a vector
-and a key is a row of `scores` (S, LANES). So Q K^T and the product with V are the register tile of a dense layer, the
-softmax goes down the rows without ever adding up a vector's lanes, only real keys are computed, and the scores
-(32 KB for 256 keys) stay in the first-level cache.
+    T    tokens of all sentences               S    tokens of one sentence
+    H    hidden size                           D    head size, H / num_heads; a multiple of WIDTH
+    qkv (T, 3H)    query, key and value of each token side by side; a head has D columns of each
+    context (T, H)    the result; a head has D columns
+
+The kernel computes one head of one sentence at a time, for LANES queries at a time. It works on transposed matrices: a
+query is a lane of the vectors and a key is a row. In order:
+
+    queries (D, LANES)    Q^T: column c is query c
+    scores (S, LANES)     K Q^T: row s is the products of key s with every query; then the softmax of each column
+    context rows          scores^T V
+
+This layout has three advantages. Both products use the tiles of simd.py, as a dense layer does. The softmax runs down
+the rows of `scores` for WIDTH queries at once, and never has to add up the lanes of a vector. The number of keys may be
+odd, so nothing is padded and only real keys are computed. The scores (32 KB for 256 keys and 32 queries) stay in the
+first-level cache.
 """
 
 from __future__ import annotations
@@ -31,14 +43,19 @@ from minilm_np.kernels.simd import (
     zero_tile,
 )
 
-ROWS, VECTORS = (8, 2) if WIDTH == 16 else (4, 2)  # tile of scores: keys x queries; of the context: queries x D
-LANES = VECTORS * WIDTH
-KEYS_AT_ONCE = 16  # exponentials summed in one go: shorter sums are nearer to the truth
+# The tile of scores has ROWS keys and VECTORS * WIDTH queries; that of the context has ROWS queries and up to VECTORS *
+# WIDTH of the head's D columns.
+ROWS, VECTORS = (8, 2) if WIDTH == 16 else (4, 2)
+LANES = VECTORS * WIDTH  # queries computed together: 32 with AVX-512, 16 otherwise
+KEYS_PER_PARTIAL_SUM = 16  # the softmax adds up its exponentials in short sums, whose errors are smaller
 
 
 @inline
 def transpose_queries(qkv, i, count, row, D, queries):
-    """queries (D, LANES) = Q^T of `count` queries of one head; the lanes behind keep old, finite numbers"""
+    """Set queries (D, LANES) to Q^T for `count` queries of one head, which begin at qkv[i] with row stride `row`.
+
+    Unused lanes keep finite numbers of earlier calls; their results are not used.
+    """
     for s in range(0, count - WIDTH + 1, WIDTH):
         for d in range(0, D, WIDTH):
             transpose(qkv, i + s * row + d, row, queries, d * LANES + s, LANES)
@@ -49,16 +66,19 @@ def transpose_queries(qkv, i, count, row, D, queries):
 
 @inline
 def softmax_columns(scores, lane, S, scale):
-    """Column by column, for WIDTH queries: scores[s, lane:] = softmax over s of scale * scores[s, lane:]"""
+    """Replace the columns lane to lane + WIDTH - 1 of scores (S, LANES) by softmax(scale * column).
+
+    Each vector holds one key's score for WIDTH queries. The largest score is subtracted first, so exp cannot overflow.
+    """
     largest = load(scores, lane)
     for s in range(1, S):
         largest = maximum(largest, load(scores, s * LANES + lane))
     factor = splat(np.float32(scale / math.log(2)))  # e^x = 2^(x / ln 2)
     shift = mul(largest, splat(np.float32(-scale / math.log(2))))
     total = splat(np.float32(0))
-    for start in range(0, S, KEYS_AT_ONCE):
+    for start in range(0, S, KEYS_PER_PARTIAL_SUM):
         part = splat(np.float32(0))
-        for s in range(start, min(start + KEYS_AT_ONCE, S)):
+        for s in range(start, min(start + KEYS_PER_PARTIAL_SUM, S)):
             exponential = exp2(fma(load(scores, s * LANES + lane), factor, shift))
             store(exponential, scores, s * LANES + lane)
             part = add(part, exponential)
@@ -70,7 +90,10 @@ def softmax_columns(scores, lane, S, scale):
 
 @inline
 def probabilities(qkv, first, q, count, S, H, head, D, scale, queries, scores):
-    """scores (S, LANES): in column c the attention probabilities of query q + c; `count` columns are meant"""
+    """Set column c of scores (S, LANES), for c < count, to the attention probabilities of query q + c over all S keys.
+
+    The sentence's S rows of qkv begin at row `first`; queries (D, LANES) is scratch space.
+    """
     row = 3 * H
     transpose_queries(qkv, (first + q) * row + head * D, count, row, D, queries)
     key = first * row + H + head * D
@@ -79,7 +102,7 @@ def probabilities(qkv, first, q, count, S, H, head, D, scale, queries, scores):
         for s in range(S):
             store_tile(accumulate(one, qkv, key + s * row, row, 1, queries, 0, LANES, D), scores, s * LANES, LANES)
     else:
-        for block in range(0, S, ROWS):  # the last rows may overlap those before: the same bits again
+        for block in range(0, S, ROWS):  # the last block may overlap the one before and compute the same bits again
             s = min(block, S - ROWS)
             tile = accumulate(zeros, qkv, key + s * row, row, 1, queries, 0, LANES, D)
             store_tile(tile, scores, s * LANES, LANES)
@@ -89,7 +112,11 @@ def probabilities(qkv, first, q, count, S, H, head, D, scale, queries, scores):
 
 @inline
 def weighted_values(pair, single, scores, column, S, qkv, value, H, D, context, at):
-    """context rows at `at`: probabilities times V, two vectors of the head at a time, or one if that is the last"""
+    """Set the context of the queries from `column` on, at context[at], to their probabilities times V.
+
+    The tiles `pair` and `single` are zeros and set how many queries are computed: (R, 2) and (R, 1). The D columns are
+    computed two vectors at a time; the last vector is computed alone if their number is odd.
+    """
     for d in range(0, D - WIDTH, 2 * WIDTH):
         tile = accumulate(pair, scores, column, 1, LANES, qkv, value + d, 3 * H, S)
         store_tile(tile, context, at + d, H)
@@ -99,13 +126,19 @@ def weighted_values(pair, single, scores, column, S, qkv, value, H, D, context, 
 
 
 def scratch_size(D: int, longest: int) -> int:
-    """float32 numbers that `attention` needs to work in, for sentences of at most `longest` tokens"""
+    """Return how many float32 numbers of scratch space `attention` needs for sentences of at most `longest` tokens.
+
+    They hold `queries` (D, LANES) and `scores` (longest, LANES).
+    """
     return (D + longest) * LANES
 
 
 @jit
 def attention(qkv, offsets, H, num_heads, context, first_head, last_head, scratch):
-    """context (T, H) from qkv (T, 3H), both flat; the heads first_head to last_head - 1 of every sentence."""
+    """Compute context (T, H) from qkv (T, 3H), both flat, for the heads first_head to last_head - 1 of every sentence.
+
+    Sentence b is rows offsets[b] to offsets[b + 1] - 1. `scratch` has scratch_size(D, longest sentence) numbers.
+    """
     D = H // num_heads
     scale = np.float32(1 / math.sqrt(D))
     queries, scores = scratch[: D * LANES], scratch[D * LANES :]
@@ -132,7 +165,10 @@ def attention(qkv, offsets, H, num_heads, context, first_head, last_head, scratc
 
 @jit
 def attention_probs(qkv, first, S, H, num_heads, probs, scratch):
-    """probs (N, S, S), flat, of the sentence of S tokens from row `first`: the weights that `attention` uses"""
+    """Compute the probabilities that `attention` uses, for the sentence of S tokens that begins at row `first` of qkv.
+
+    probs (num_heads, S, S) is flat; probs[n, i, j] is how much query i of head n attends to key j.
+    """
     D = H // num_heads
     scale = np.float32(1 / math.sqrt(D))
     queries, scores = scratch[: D * LANES], scratch[D * LANES :]

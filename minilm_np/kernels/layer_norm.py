@@ -1,6 +1,7 @@
-"""The row-by-row operations: embedding look-up, residual + LayerNorm, mean pooling, L2 normalisation.
+"""The operations on rows: embedding look-up, residual + LayerNorm, mean pooling, L2 normalization.
 
-All arrays are flat; H is a multiple of WIDTH.
+All arrays are flat and C-contiguous: row t of an array (T, H) is elements t * H to (t + 1) * H - 1. H is a multiple
+of WIDTH.
 """
 
 from __future__ import annotations
@@ -11,36 +12,37 @@ import numpy as np
 
 from minilm_np.kernels.simd import WIDTH, add, div, fma, inline, jit, load, mul, splat, store, sub, sum_of
 
-# Every sum of a row is 16 sums side by side, whatever the width of a vector, so that the result is the same bits with
-# vectors of 16 and of 8. Those of 8 take two for it, `first` and `second`; with 16, `second` stays 0.
-SUMS = 16
+# A row is added up in 16 partial sums, whatever WIDTH is: sum j adds the elements j, j + 16, j + 32, ... So the result
+# has the same bits with vectors of 16 and of 8. The partial sums are one vector of 16 (`first`; `second` stays 0) or
+# two vectors of 8 (`first` and `second`).
+PARTIAL_SUMS = 16
 
 
 @inline
 def sum_of_row(y, i, H):
-    """y[i] + ... + y[i + H - 1], a float32; y is flat"""
+    """Return y[i] + ... + y[i + H - 1] as float32."""
     first, second = splat(np.float32(0)), splat(np.float32(0))
-    for j in range(i, i + H, SUMS):
+    for j in range(i, i + H, PARTIAL_SUMS):
         first = add(first, load(y, j))
-        if WIDTH < SUMS and j + WIDTH < i + H:
+        if WIDTH < PARTIAL_SUMS and j + WIDTH < i + H:
             second = add(second, load(y, j + WIDTH))
     return sum_of(add(first, second))
 
 
 @inline
 def sum_of_squares(y, i, H):
-    """y[i]^2 + ... + y[i + H - 1]^2, a float32; y is flat"""
+    """Return y[i]^2 + ... + y[i + H - 1]^2 as float32."""
     first, second = splat(np.float32(0)), splat(np.float32(0))
-    for j in range(i, i + H, SUMS):
+    for j in range(i, i + H, PARTIAL_SUMS):
         first = fma(load(y, j), load(y, j), first)
-        if WIDTH < SUMS and j + WIDTH < i + H:
+        if WIDTH < PARTIAL_SUMS and j + WIDTH < i + H:
             second = fma(load(y, j + WIDTH), load(y, j + WIDTH), second)
     return sum_of(add(first, second))
 
 
 @inline
-def normalise_row(y, i, H, weight, bias, eps):
-    """LayerNorm of y[i : i + H], in place: mean first, then the variance of what is left."""
+def normalize_row(y, i, H, weight, bias, eps):
+    """Apply LayerNorm to y[i : i + H] in place: subtract the mean, then divide by sqrt(variance + eps)."""
     mean = splat(np.float32(sum_of_row(y, i, H) / np.float32(H)))
     for j in range(0, H, WIDTH):
         store(sub(load(y, i + j), mean), y, i + j)
@@ -52,26 +54,29 @@ def normalise_row(y, i, H, weight, bias, eps):
 
 @jit
 def add_layer_norm(x, residual, T, H, weight, bias, eps, y):
-    """y (T, H) = LayerNorm(x + residual)"""
+    """Set y (T, H) to LayerNorm(x + residual), for x (T, H) and residual (T, H)."""
     for t in range(T):
         for j in range(t * H, t * H + H, WIDTH):
             store(add(load(x, j), load(residual, j)), y, j)
-        normalise_row(y, t * H, H, weight, bias, eps)
+        normalize_row(y, t * H, H, weight, bias, eps)
 
 
 @jit
 def embed(token_ids, type_ids, position_ids, word, token_type, position, H, weight, bias, eps, y):
-    """y (T, H) = LayerNorm(word[token_ids] + token_type[type_ids] + position[position_ids])"""
+    """Set y (T, H) to LayerNorm(word[token_ids] + token_type[type_ids] + position[position_ids]).
+
+    The ids are (T,); the tables have rows of H elements.
+    """
     for t in range(len(token_ids)):
         a, b, c = np.intp(token_ids[t]) * H, np.intp(type_ids[t]) * H, np.intp(position_ids[t]) * H
         for j in range(0, H, WIDTH):
             store(add(add(load(word, a + j), load(token_type, b + j)), load(position, c + j)), y, t * H + j)
-        normalise_row(y, t * H, H, weight, bias, eps)
+        normalize_row(y, t * H, H, weight, bias, eps)
 
 
 @jit
 def mean_pool(hidden_states, offsets, H, y):
-    """y (B, H): the mean of each sentence's rows, added in order"""
+    """Set row b of y (B, H) to the mean of the rows offsets[b] to offsets[b + 1] - 1, added in order."""
     for b in range(len(offsets) - 1):
         count = splat(np.float32(offsets[b + 1] - offsets[b]))
         for j in range(0, H, WIDTH):
@@ -83,7 +88,7 @@ def mean_pool(hidden_states, offsets, H, y):
 
 @jit
 def l2_normalize(x, B, H, y):
-    """y (B, H): each row of x divided by its length, or by 1e-12 if it is shorter"""
+    """Set y (B, H) to the rows of x (B, H) divided by max(their L2 norm, 1e-12)."""
     for b in range(B):
         length = splat(np.float32(max(math.sqrt(sum_of_squares(x, b * H, H)), 1e-12)))
         for j in range(b * H, b * H + H, WIDTH):

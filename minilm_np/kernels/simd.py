@@ -1,14 +1,27 @@
-"""A SIMD vector as a Numba value, and a register tile of vectors.
+"""Vector instructions (SIMD) for Numba kernels.
 
-Numba compiles scalar Python; LLVM, below it, has vector types. This file joins the two: `load` gives a value that
-is one hardware register of WIDTH float32 numbers, and each operation on it is one instruction or a few. Kernels
-written with these stay ordinary Python loops, and what they compile to does not depend on an auto-vectoriser.
+A CPU core has 16 or 32 vector registers. A register holds WIDTH float32 numbers, its lanes, and one instruction adds or
+multiplies all lanes at once. Numba compiles scalar Python and leaves it to LLVM's auto-vectorizer whether vector
+instructions are used. LLVM itself has vector types, and this file makes them available: `load` returns a vector that
+stays in a register, and each operation on vectors compiles to one instruction or a few. The kernels remain ordinary
+Python loops, and their machine code does not depend on the auto-vectorizer.
 
-Every operation has a NumPy twin of a line or two. With NUMBA_DISABLE_JIT=1 the twins are used instead: a vector is
-then an array (WIDTH,), a tile an array (R, C, WIDTH), and a debugger can step through every kernel.
+In terms of NumPy a vector is an array (WIDTH,). All arrays in memory are flat, C-contiguous and float32; `i` counts
+elements; no bounds are checked:
 
-    WIDTH   16 with AVX-512, else 8 (one AVX2 register; LLVM makes two of it on SSE and NEON)
-    tile    R rows x C vectors, all in registers: a block of a matrix product while it is being summed
+    load(x, i)         x[i : i + WIDTH]
+    store(v, x, i)     x[i : i + WIDTH] = v
+    splat(a)           np.full(WIDTH, a)
+    fma(a, b, c)       a * b + c, rounded once: a "fused multiply-add", one instruction
+
+A tile is a block of a matrix product that stays in registers while it is summed: R rows of C vectors, as an array
+(R, C, WIDTH), so R x (C * WIDTH) numbers of the product. Each step of the sum (`rank_1_update`) loads C vectors and R
+single numbers and does R x C fma with them. A core can start two fma but only two or three loads per cycle, so a
+product that loads both operands of every fma is limited by its loads. The 8 x 3 tile of linear.py does 24 fma for 11
+loads.
+
+Every operation has a NumPy twin of a line or two, which NUMBA_DISABLE_JIT=1 selects. Then vectors and tiles are NumPy
+arrays, and a debugger can step through every kernel.
 """
 
 from __future__ import annotations
@@ -30,6 +43,7 @@ from minilm_np import ops
 from minilm_np.ops import TAIL_COEFFICIENTS, TAIL_SCALE
 
 WITHOUT_JIT = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]  # $NUMBA_DISABLE_JIT
+# Lanes of a vector: 16 with AVX-512, otherwise 8, which is one AVX2 register or, split by LLVM, two of SSE or NEON.
 WIDTH = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 
 # Numba recompiles a cached kernel when the kernel's own file changes, but does not notice changes in the functions and
@@ -41,10 +55,11 @@ SOURCES = tuple(
 
 
 def jit(function: Any) -> Any:
-    """The one place for compiler options: compiled at the first call, without the GIL, kept in the on-disk cache.
+    """Compile a kernel at its first call, to run without the GIL, and keep the code in Numba's on-disk cache.
 
-    No fastmath: LLVM may not reorder a sum, so a row's result is the same bits wherever the row falls in a tile.
-    Where Numba finds no folder to keep compiled code in, it raises at once; then the code is compiled every time.
+    All compiler options are here. There is no fastmath: LLVM may not reorder a sum, so a row's result has the same
+    bits wherever the row falls in a tile. Numba raises RuntimeError if it finds no writable folder for the cache; then
+    every process compiles the kernels again.
     """
     try:
         compiled = njit(nogil=True, error_model="numpy", cache=True)(function)
@@ -56,22 +71,25 @@ def jit(function: Any) -> Any:
 
 
 def inline(function: Any) -> Any:
-    """`jit` for the pieces of a kernel: always inlined, so that vectors stay in registers."""
+    """Compile a part of a kernel. It is always inlined, so that vectors stay in registers."""
     return njit(nogil=True, error_model="numpy", forceinline=True)(function)
 
 
 def empty(size: int) -> Any:
-    """np.empty(size, np.float32) at an address divisible by 64: other vectors lie in two cache lines and cost two."""
+    """Return np.empty(size, np.float32) at an address divisible by 64, the size of a cache line.
+
+    A vector that lies in two cache lines takes two memory accesses.
+    """
     array = np.empty(size + 15, np.float32)
     start = -(array.ctypes.data // 4) % 16
     return array[start : start + size]
 
 
-# --- the types ---------------------------------------------------------------------------------
+# --- Numba types -------------------------------------------------------------------------------
 
 
 class Vector(types.Type):
-    """WIDTH float32 numbers."""
+    """The Numba type of a vector: WIDTH float32 numbers."""
 
     def __init__(self) -> None:
         super().__init__(name=f"float32x{WIDTH}")
@@ -90,15 +108,16 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def tile_type(rows: int, vectors: int) -> Any:
+    """Return the Numba type of a tile: a tuple of `rows` tuples of `vectors` vectors."""
     return types.UniTuple(types.UniTuple(VECTOR, vectors), rows)
 
 
 def operation(twin: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """An operation for kernels: what the decorated function emits or, without the JIT, its NumPy twin."""
+    """Make a function that emits LLVM code an operation for kernels. Without the JIT, use its NumPy twin instead."""
     return lambda emit: twin if WITHOUT_JIT else intrinsic(prefer_literal=True)(emit)
 
 
-# --- helpers that emit LLVM --------------------------------------------------------------------
+# --- helpers that emit LLVM code ---------------------------------------------------------------
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -122,13 +141,13 @@ def _splat(builder: Any, scalar: Any) -> Any:
 
 
 def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
-    """An LLVM intrinsic, such as llvm.fma.v16f32."""
+    """Call an LLVM intrinsic, such as llvm.fma.v16f32."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
 def _elementwise(name: str) -> Callable[..., Any]:
-    """The emitter of what LLVM has for vectors: an instruction, or an intrinsic (llvm. ...)."""
+    """Return the emitter of an LLVM instruction for vectors or, if `name` begins with "llvm.", of an intrinsic."""
 
     def emit(typing: Any, *vectors: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -150,7 +169,7 @@ def _float64(a: Any) -> Any:
 
 @operation(lambda array, i: array[i : i + WIDTH].copy())
 def load(typing: Any, array: Any, i: Any) -> Any:
-    """array[i : i + WIDTH]"""
+    """Return the vector array[i : i + WIDTH]."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _load(builder, _address(context, builder, signature.args[0], *arguments))
@@ -164,7 +183,7 @@ def _store_twin(vector: Any, array: Any, i: int) -> None:
 
 @operation(_store_twin)
 def store(typing: Any, vector: Any, array: Any, i: Any) -> Any:
-    """array[i : i + WIDTH] = vector"""
+    """Set array[i : i + WIDTH] to the vector."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector, array, i = arguments
@@ -176,7 +195,7 @@ def store(typing: Any, vector: Any, array: Any, i: Any) -> Any:
 
 @operation(lambda x: np.full(WIDTH, x, np.float32))
 def splat(typing: Any, x: Any) -> Any:
-    """WIDTH times the same number"""
+    """Return the vector with x in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _splat(builder, arguments[0])
@@ -186,7 +205,7 @@ def splat(typing: Any, x: Any) -> Any:
 
 @operation(lambda array, i: None)
 def prefetch(typing: Any, array: Any, i: Any) -> Any:
-    """Ask for the cache line of array[i]; i may lie outside."""
+    """Start to load the cache line of array[i] into the first-level cache. i may be out of bounds."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte = builder.bitcast(_address(context, builder, signature.args[0], *arguments), ir.IntType(8).as_pointer())
@@ -199,7 +218,7 @@ def prefetch(typing: Any, array: Any, i: Any) -> Any:
 
 # --- arithmetic --------------------------------------------------------------------------------
 
-# What LLVM has, by its LLVM name. The twin of fma rounds once, as the instruction does.
+# Elementwise operations that LLVM has, by their LLVM names.
 
 
 @operation(lambda a, b: a + b)
@@ -224,12 +243,12 @@ def div(typing: Any, a: Any, b: Any) -> Any:
 
 @operation(lambda a, b, c: (_float64(a) * b + c).astype(np.float32))
 def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once"""
+    """Return a * b + c, rounded once. (The twin computes in float64, where the product is exact.)"""
     return _elementwise("llvm.fma")(typing, a, b, c)
 
 
 def _choose_b_if(comparison: str) -> Callable[..., Any]:
-    """The emitter of: b where b < a (or b > a), else a, so that a NaN in a stays one. x86 has it in one instruction."""
+    """Return the emitter of "b where b < a (or b > a), else a": one instruction on x86. A NaN in a stays NaN."""
 
     def emit(typing: Any, a: Any, b: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -243,17 +262,19 @@ def _choose_b_if(comparison: str) -> Callable[..., Any]:
 
 @operation(lambda a, b: np.where(b < a, b, a))
 def minimum(typing: Any, a: Any, b: Any) -> Any:
+    """Return the smaller of a and b in each lane; NaN where a is NaN, and a where b is."""
     return _choose_b_if("<")(typing, a, b)
 
 
 @operation(lambda a, b: np.where(b > a, b, a))
 def maximum(typing: Any, a: Any, b: Any) -> Any:
+    """Return the larger of a and b in each lane; NaN where a is NaN, and a where b is."""
     return _choose_b_if(">")(typing, a, b)
 
 
 @operation(np.rint)
 def rint(typing: Any, a: Any) -> Any:
-    """the nearest integer, still as float32"""
+    """Return a rounded to the nearest integer, as float32."""
     return _elementwise("llvm.rint")(typing, a)
 
 
@@ -264,7 +285,10 @@ def fabs(typing: Any, a: Any) -> Any:
 
 @operation(lambda a, n: np.ldexp(a, np.nan_to_num(n).astype(np.int32)))
 def scale_by_power_of_2(typing: Any, a: Any, n: Any) -> Any:
-    """a * 2^n for whole n, where neither a nor the result is subnormal: n is added to the exponent's bits"""
+    """Return a * 2^n, for integers n stored as float32. Neither a nor the result may be subnormal.
+
+    n is added to the exponent, which is stored in bits 23 to 30 of a float32.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         exponent = builder.shl(builder.fptosi(arguments[1], LLVM_INTS), ir.Constant(LLVM_INTS, [23] * WIDTH))
@@ -281,7 +305,7 @@ def _sum_twin(x: Any) -> Any:
 
 @operation(_sum_twin)
 def sum_of(typing: Any, x: Any) -> Any:
-    """the sum of the WIDTH numbers: the upper half is added to the lower, and again, until one is left"""
+    """Return the sum of the lanes: the upper half is added to the lower half until one number is left."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         x = arguments[0]
@@ -299,15 +323,17 @@ def sum_of(typing: Any, x: Any) -> Any:
 # --- 2^x and the normal distribution ----------------------------------------------------------
 
 
-# P in 2^r = 1 + r P(r), |r| <= 1/2, from the highest power down; bench/generate/polynomials.py computes these numbers.
+# The polynomial P in 2^r = 1 + r P(r), |r| <= 1/2, from the highest power down. bench/generate/polynomials.py computes
+# these numbers.
 EXP2_COEFFICIENTS = (0.000153533613, 0.00133988745, 0.00961843736, 0.0555033247, 0.240226479, 0.693147203)
 
 
 @inline
 def exp2(x):
-    """2^x for x <= 127, at most 1 ulp off (measured over [-126, 127]); below -126 it stays at 2^-126. NaN gives NaN.
+    """Return 2^x for x <= 127, with an error of at most 1 ulp (measured over [-126, 127]). NaN gives NaN.
 
-    x = n + r with |r| <= 1/2: 2^n by the exponent's bits, 2^r by a polynomial, 2e-9 off.
+    For x < -126 the result is 2^-126, the smallest normal float32. x is split into n + r with an integer n and
+    |r| <= 1/2: 2^n sets the exponent, and a polynomial gives 2^r with a relative error of 2e-9 before rounding.
     """
     x = maximum(x, splat(np.float32(-126)))
     n = rint(x)
@@ -324,8 +350,8 @@ def exp2(x):
 
 @inline
 def gelu(x):
-    """x Phi(x), by the formula and with the coefficients of minilm_np/ops.py."""
-    magnitude = minimum(fabs(x), splat(np.float32(13)))
+    """Return x * Phi(x), with the formula and the coefficients of ops.gelu. Phi is the normal distribution function."""
+    magnitude = minimum(fabs(x), splat(np.float32(13)))  # Phi(-13) = 6e-39; the argument of exp2 stays above -126
     t = div(splat(np.float32(1)), fma(magnitude, splat(np.float32(TAIL_SCALE)), splat(np.float32(1))))
     p = splat(np.float32(TAIL_COEFFICIENTS[0]))
     p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[1])))
@@ -335,12 +361,14 @@ def gelu(x):
     p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[5])))
     p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[6])))
     p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[7])))
-    half_square = mul(mul(magnitude, splat(np.float32(-0.5 / math.log(2)))), magnitude)  # e^(-x^2 / 2) is 2 to this
+    half_square = mul(mul(magnitude, splat(np.float32(-0.5 / math.log(2)))), magnitude)  # exp2 of it is exp(-x^2 / 2)
     tail = mul(mul(p, t), exp2(half_square))  # Phi(-|x|)
     return sub(maximum(x, splat(np.float32(0))), mul(magnitude, tail))
 
 
-# --- the register tile -------------------------------------------------------------------------
+# --- tiles -------------------------------------------------------------------------------------
+
+# R and C are compile-time constants. `stride` is the distance between two rows of a matrix in its flat array.
 
 
 def _rows(array: Any, i: int, stride: int, rows: int) -> Any:
@@ -349,7 +377,7 @@ def _rows(array: Any, i: int, stride: int, rows: int) -> Any:
 
 @operation(lambda row, j, R, C: np.tile(row[j : j + C * WIDTH].reshape(1, C, WIDTH), (R, 1, 1)))
 def tile_of(typing: Any, row: Any, j: Any, R: Any, C: Any) -> Any:
-    """The tile (R, C) whose every row is row[j : j + C * WIDTH]; R and C are constants."""
+    """Return the tile (R, C) in which every row is row[j : j + C * WIDTH]."""
     rows, vectors = R.literal_value, C.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -364,7 +392,7 @@ def tile_of(typing: Any, row: Any, j: Any, R: Any, C: Any) -> Any:
 
 @operation(lambda R, C: np.zeros((R, C, WIDTH), np.float32))
 def zero_tile(typing: Any, R: Any, C: Any) -> Any:
-    """The tile (R, C) of zeros; R and C are constants."""
+    """Return the tile (R, C) of zeros."""
     rows, vectors = R.literal_value, C.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -383,9 +411,10 @@ def _rank_1_twin(tile: Any, x: Any, i: int, stride: int, p: Any, j: int) -> Any:
 
 @operation(_rank_1_twin)
 def rank_1_update(typing: Any, tile: Any, x: Any, i: Any, stride: Any, p: Any, j: Any) -> Any:
-    """tile[r, c] += x[i + r * stride] * p[j : j + C * WIDTH][c]: one step of a matrix product, R x C fma.
+    """Return the tile plus the outer product of R numbers of x and C vectors of p: one step of a matrix product.
 
-    Each number of a row of p is loaded once for R rows, each number of the column of x once for C vectors.
+    tile[r, c] + x[i + r * stride] * p[j + c * WIDTH : j + (c + 1) * WIDTH], with R x C fma. Each vector of p is loaded
+    once and used for R rows; each number of x is loaded once and used for C vectors.
     """
     vectors = tile.dtype.count
 
@@ -414,7 +443,7 @@ def _add_rows_twin(tile: Any, y: Any, i: int, stride: int) -> Any:
 
 @operation(_add_rows_twin)
 def add_rows(typing: Any, tile: Any, y: Any, i: Any, stride: Any) -> Any:
-    """y[i + r * stride :][: C * WIDTH] + tile[r], for every row r"""
+    """Return the tile whose row r is y[i + r * stride :][: C * WIDTH] + tile[r]."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         tile, y, i, stride = arguments
@@ -438,7 +467,7 @@ def _store_tile_twin(tile: Any, y: Any, i: int, stride: int) -> None:
 
 @operation(_store_tile_twin)
 def store_tile(typing: Any, tile: Any, y: Any, i: Any, stride: Any) -> Any:
-    """y[i + r * stride :][: C * WIDTH] = tile[r], for every row r"""
+    """Set y[i + r * stride :][: C * WIDTH] to tile[r], for every row r."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         tile, y, i, stride = arguments
@@ -454,9 +483,11 @@ def store_tile(typing: Any, tile: Any, y: Any, i: Any, stride: Any) -> Any:
 
 @inline
 def accumulate(tile, x, i, x_row, x_term, p, j, p_term, depth):
-    """tile + X P: element (r, k) of X is x[i + r * x_row + k * x_term], row k of P is p[j + k * p_term :].
+    """Return tile + X P, the product of a matrix X (R, depth) in x and a matrix P (depth, C * WIDTH) in p.
 
-    The sum runs over k < depth in order, each element by itself: its bits do not depend on the tile's shape.
+    X[r, k] is x[i + r * x_row + k * x_term], and row P[k] is p[j + k * p_term :][: C * WIDTH]. Strides for both axes of
+    X let it be a transposed matrix. Each element is summed over k in order, so its bits do not depend on the tile's
+    shape.
     """
     for k in range(depth):
         tile = rank_1_update(tile, x, i + k * x_term, x_row, p, j + k * p_term)
@@ -470,9 +501,10 @@ def _transpose_twin(x: Any, i: int, x_row: int, y: Any, j: int, y_row: int) -> N
 
 @operation(_transpose_twin)
 def transpose(typing: Any, x: Any, i: Any, x_row: Any, y: Any, j: Any, y_row: Any) -> Any:
-    """y[j + c * y_row + r] = x[i + r * x_row + c] for all r, c < WIDTH
+    """Transpose a block of WIDTH x WIDTH numbers: y[j + c * y_row + r] = x[i + r * x_row + c].
 
-    In log2(WIDTH) rounds: each exchanges blocks across the diagonal, of 1, then of 2, 4, ... rows and columns.
+    x_row and y_row are the strides of the rows. The block is transposed in log2(WIDTH) rounds, which swap blocks of
+    1, 2, 4, ... rows and columns across the diagonal.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -12,7 +12,7 @@ from support.tolerances import assert_close
 from minilm_np.kernels.simd import WITHOUT_JIT
 
 Array = npt.NDArray[Any]
-needs_jit = pytest.mark.skipif(WITHOUT_JIT, reason="NUMBA_DISABLE_JIT=1: the whole model would take minutes")
+needs_jit = pytest.mark.skipif(WITHOUT_JIT, reason="NUMBA_DISABLE_JIT=1: needs compiled code, or takes minutes without")
 
 
 def normal(*shape: int) -> Array:
