@@ -8,9 +8,9 @@ pool is too slow for operations this short: handing 30 of them to Python's Threa
 threads communicate from compiled code, without the GIL, through a small array that they all see, the box.
 
 Pieces. An operation is cut into pieces that can be computed independently: a dense layer into the panels of its weight
-(linear.py), attention into its heads. A piece writes its own columns of the result and nothing else. The thread that
-calls `encode` (the caller) posts the operation. It and the workers, which poll the box, then take one piece at a time
-until none is left.
+(linear.py), attention into its heads. A piece writes its own columns of the result and nothing else. (If PANEL does not
+divide the number of columns, the last two panels overlap, so they are one piece.) The thread that calls `encode` (the
+caller) posts the operation. It and the workers, which poll the box, then take one piece at a time until none is left.
 
 The box is an array of int64:
 
@@ -87,7 +87,7 @@ from numba.core import cgutils
 
 from minilm_np import kernels, ops
 from minilm_np.kernels.attention import LANES, attention, scratch_size
-from minilm_np.kernels.linear import Packed, linear, panels_of
+from minilm_np.kernels.linear import PANEL, Packed, linear
 from minilm_np.kernels.simd import F32, I64, WITHOUT_JIT, empty, inline, jit, operation
 
 Array = npt.NDArray[Any]
@@ -201,7 +201,8 @@ def run_piece(box, piece, panels_to_next):
         T, K, N = a[4], a[5], a[6]
         x, panels = carray(_float32_pointer(a[0]), T * K), carray(_float32_pointer(a[1]), N * K)
         bias, y = carray(_float32_pointer(a[2]), N), carray(_float32_pointer(a[3]), T * N)
-        linear(x, T, K, panels, bias, N, a[7] == 1, y, piece, piece + 1, panels_to_next)
+        stop = piece + 1 if piece + 1 < N // PANEL else (N + PANEL - 1) // PANEL  # the last piece may have two panels
+        linear(x, T, K, panels, bias, N, a[7] == 1, y, piece, stop, panels_to_next)
     else:
         T, H, num_heads = a[4], a[5], a[6]
         qkv, context = carray(_float32_pointer(a[0]), T * 3 * H), carray(_float32_pointer(a[1]), T * H)
@@ -290,7 +291,7 @@ class Team:
         (N, K), T = dense.shape, len(x)
         y: Array = empty(T * N).reshape(T, N)
         arrays = (_address(x), _address(dense.panels), _address(dense.bias), _address(y))
-        run_shared(self._box, LINEAR, panels_of(N), *arrays, T, K, N, int(activation == "gelu"), 0)
+        run_shared(self._box, LINEAR, N // PANEL, *arrays, T, K, N, int(activation == "gelu"), 0)
         return y if activation in (None, "gelu") else ops.ACTIVATIONS[activation](y)
 
     def attention(self, qkv: Array, offsets: Array, num_heads: int) -> Array:  # (T, 3H) -> (T, H)

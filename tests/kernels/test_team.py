@@ -17,7 +17,15 @@ from support.kernels import needs_jit, normal
 from minilm_np import kernels
 from minilm_np.kernels import team as team_module
 from minilm_np.kernels.linear import PANEL
+from minilm_np.kernels.simd import WITHOUT_JIT
 from minilm_np.kernels.team import ARGUMENTS, BOX_SIZE, LINEAR, OPERATION, PIECES_DONE, UNTAKEN_PIECES, Team
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Compile worker_loop, so that workers do not spend the time of a test on it."""
+    if not WITHOUT_JIT:
+        team_module.worker_loop(np.zeros(BOX_SIZE, np.int64), 1, 0)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
@@ -34,6 +42,21 @@ def test_team_computes_the_same_bits(threads: int) -> None:
                 assert np.array_equal(shared, kernels.linear(x[:rows], dense, activation))
         qkv = team.linear(x, dense, None)
         assert np.array_equal(team.attention(qkv, offsets, 3), kernels.attention(qkv, offsets, 3))
+
+
+@needs_jit
+@pytest.mark.parametrize("activation", [None, "gelu"])
+def test_overlapping_panels_are_not_computed_at_the_same_time(activation: str | None) -> None:
+    """The last two panels overlap if PANEL does not divide the outputs, as in models of hidden size 512 or 1024."""
+    outputs = 2 * PANEL - 8
+    x, weight, bias = normal(64, 960), normal(outputs, 960), normal(outputs)
+    dense = kernels.prepare_dense(weight, bias)
+    expected = kernels.linear(x, dense, activation)
+    with team_module.team(2) as team:
+        assert team
+        for _ in range(500):
+            team.start_workers()
+            assert np.array_equal(team.linear(x, dense, activation), expected)
 
 
 @needs_jit
