@@ -14,6 +14,7 @@ from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
+collect_ignore_glob = ["docs/examples/*", "bench/*"]  # scripts; tests/docs and tests/bench run them
 run_python = PythonEvaluator()
 
 
