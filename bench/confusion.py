@@ -1,4 +1,4 @@
-"""Which mistake is taken for which? `python bench/confusion.py --write` puts the matrix into docs/crosscheck.md.
+"""Which mistake is taken for which? `python bench/confusion.py --write` puts the matrix into docs/confusion.md.
 
 Every fault of tests/support/faults.py is made in PyTorch and cross-checked. Needs the parity extra; some minutes.
 """
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "tests"))
-PAGE = HERE.parent / "docs" / "crosscheck.md"
+PAGE = HERE.parent / "docs" / "confusion.md"
 
 
 class Row(NamedTuple):

@@ -98,10 +98,10 @@ def test_file_of_right_results_passes(bundle: Path, tmp_path: Path, suffix: str)
         ("a.json", b"[" * 100000, "not a valid .json file"),
         ("a.jsonl", b'{"vector": []}', "not a valid .jsonl file"),
         ("a.csv", b"1,2", ".json, .jsonl, got .csv"),
-        ("a.json", b'[["x"]]', "encode: "),
-        ("a.json", b"[[1, 2]]", "(1, 2)"),
+        ("a.json", b'[["x"]]', "encode: expected numbers"),
+        ("a.json", b"[[1, 2]]", "expected shape (40, 384), one vector per text, got (1, 2)"),
         ("a.json", b'{"02/embeddings": [[1]]}', "embeddings: expected cases [0, 1, 3"),
-        ("a.json", b'{"sentence_embedding": {"a": 1}}', "encode: "),
+        ("a.json", b'{"sentence_embedding": {"a": 1}}', "encode: expected numbers"),
     ],
 )
 def test_bad_file_is_an_error_of_one_line(

@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _compare_on_corpus(arguments: argparse.Namespace) -> int:
     """Compare the search results of two ports on a user's own lines."""
     from minilm_np.crosscheck.compare import encode_in_batches
-    from minilm_np.crosscheck.corpus import equivalence
+    from minilm_np.crosscheck.search_equivalence import equivalence
     from minilm_np.targets import FINAL_STAGE
 
     for option in ("junit", "plot"):

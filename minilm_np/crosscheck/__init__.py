@@ -1,17 +1,16 @@
-"""Cross-checking: tell another backend of all-MiniLM-L6-v2 whether it is right, where it goes wrong first, and why.
+"""Cross-check a port of all-MiniLM-L6-v2: is it right, at which stage does it first go wrong, and why?
 
-probes.py        the texts that are asked
-truth.py         what is right, and how far off a right backend may be
-reproducible.py  float64 that has the same bits everywhere, for golden bundles
-goldens.py       the bundle: write, read
-variant.py       the model with any decision taken wrongly
-mistakes.py      the catalogue of wrong decisions
-causes.py        which of them explains a difference
-compare.py       the check itself
-report.py        what it found; plot.py draws it
-backends.py      functions by name, files of results, HTTP endpoints, ONNX files
-corpus.py        what changes for a user's own texts
-testing.py       the check as an assertion; plugin.py hands it to pytest
+probes.py              the texts that a port encodes
+truth.py               the float64 reference for these texts, and the tolerance of each stage
+reproducible.py        a float64 op set with the same bits on every machine, for golden bundles
+goldens.py             writes and reads golden bundles
+variant.py             the model with any mistake built in
+mistakes.py            the catalogue of known mistakes
+causes.py              finds the mistakes that explain a difference
+compare.py             the check: `crosscheck`
+report.py              its result as text, JSON and JUnit XML; plot.py draws it
+search_equivalence.py  whether two ports give the same search results on a user's texts
+testing.py             the check as an assertion; plugin.py provides it to pytest
 """
 
 from __future__ import annotations

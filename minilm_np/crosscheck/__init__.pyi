@@ -4,7 +4,7 @@ from .compare import crosscheck as crosscheck
 from .compare import probe_batches as probe_batches
 from .compare import probe_texts as probe_texts
 from .compare import stage_texts as stage_texts
-from .corpus import Equivalence as Equivalence
-from .corpus import equivalence as equivalence
 from .report import Report as Report
+from .search_equivalence import Equivalence as Equivalence
+from .search_equivalence import equivalence as equivalence
 from .testing import assert_matches_minilm as assert_matches_minilm

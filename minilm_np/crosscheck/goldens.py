@@ -1,20 +1,22 @@
-"""The golden bundle: the truth about the probes in files that any language reads. docs/goldens.md is its format.
+"""Write and read golden bundles: the float64 reference for the probe texts, in files that any language can read.
 
-    manifest.json           what it is, of which model, the tolerance of each stage, the sha256 of each other file
-    cases.json              the probes: text, word pieces, ids, character offsets, token types
-    embeddings.json         the final vectors, in full float64 precision
+docs/goldens.md describes the format:
+
+    manifest.json           format, model, the tolerance of each stage, the sha256 of every other file
+    cases.json              the probe texts: word pieces, ids, character offsets, token types
+    embeddings.json         the final vectors with all digits of float64
     embeddings.safetensors  the same: "sentence_embedding" (40, 384) float64
-    stages.safetensors      of the probes with stages, every stage as float32: "{case}/{stage}"
-    detection.json          which probe shows which mistake, and by how many tolerances
+    stages.safetensors      every stage of 12 of the texts as float32, keys "{case}/{stage}"
+    detection.json          for each known mistake, the text that shows it best, and by how many tolerances
 
-Byte for byte the same on every machine and at every run: computed by reproducible.py, written in a fixed order.
+The bytes are the same on every machine and in every run: reproducible.py computes the values, and the files have a
+fixed order.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -33,11 +35,11 @@ FILES = ("cases.json", "embeddings.json", "embeddings.safetensors", "stages.safe
 
 
 class GoldensError(ValueError):
-    """A file of a bundle is missing or not what manifest.json says."""
+    """Raised when a bundle cannot be written, or when a file is missing or differs from manifest.json."""
 
 
 class Goldens(NamedTuple):
-    """A bundle in memory."""
+    """A golden bundle in memory."""
 
     cases: list[dict[str, Any]]  # as in cases.json
     embeddings: Array  # (40, 384) float64
@@ -51,26 +53,28 @@ class Goldens(NamedTuple):
 
 
 def write_goldens(folder: Path) -> Path:
-    """Write the bundle to a new or empty folder, all of it or nothing; returns the folder. About ten seconds.
+    """Write a golden bundle to a new or empty folder and return the folder. This takes about ten seconds.
 
-    Raises GoldensError if there is something in the folder already.
+    The folder appears only when it is complete. Raises GoldensError if the path is a file or a folder that
+    is not empty.
     """
     from minilm_np.crosscheck import reproducible
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GoldensError(f"{folder}: found something there already, wanted a new or empty folder")
-    right = compute(reproducible)
+        got = "a folder with files" if folder.is_dir() else "a file"
+        raise GoldensError(f"{folder}: expected a new or empty folder, got {got}")
+    reference = compute(reproducible)
     contents = {
-        "cases.json": _json(_cases(right)),
-        "embeddings.json": _json([[float(x) for x in row] for row in right.embeddings], compact=True),
-        "embeddings.safetensors": _safetensors({"sentence_embedding": right.embeddings}),
-        "stages.safetensors": _safetensors(_stages(right)),
+        "cases.json": _json(_cases(reference)),
+        "embeddings.json": _json([[float(x) for x in row] for row in reference.embeddings], compact=True),
+        "embeddings.safetensors": _safetensors({"sentence_embedding": reference.embeddings}),
+        "stages.safetensors": _safetensors(_stages(reference)),
         "detection.json": (Path(__file__).parent / "detection.json").read_bytes(),
     }
-    contents["manifest.json"] = _json(_manifest(right, contents))
+    contents["manifest.json"] = _json(_manifest(reference, contents))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as part:
-        new = Path(part) / folder.name
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        new = Path(temporary) / folder.name
         new.mkdir()
         for name, content in contents.items():
             (new / name).write_bytes(content)
@@ -81,17 +85,17 @@ def write_goldens(folder: Path) -> Path:
 
 
 def read_goldens(folder: Path) -> Goldens:
-    """A bundle that write_goldens wrote. Raises GoldensError if a file is missing or was changed."""
+    """Read a golden bundle. Raises GoldensError if a file is missing or differs from manifest.json."""
     manifest = _parse(folder / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise GoldensError(f"{folder / 'manifest.json'}: wanted format {FORMAT}")
+        raise GoldensError(f"{folder / 'manifest.json'}: expected an object with format {FORMAT}")
     for name in FILES:
-        wanted = manifest.get("files", {}).get(name)
+        expected = manifest.get("files", {}).get(name)
         if not (folder / name).is_file():
             raise GoldensError(f"{folder / name}: no such file")
-        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        if found != wanted:
-            raise GoldensError(f"{folder / name}: found sha256 {found}, wanted {wanted}")
+        actual = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if actual != expected:
+            raise GoldensError(f"{folder / name}: expected sha256 {expected}, got {actual}")
     return Goldens(
         cases=_parse(folder / "cases.json"),
         embeddings=read_safetensors(folder / "embeddings.safetensors")["sentence_embedding"].data,
@@ -110,10 +114,10 @@ def _parse(path: Path) -> Any:
         raise GoldensError(f"{path}: not valid JSON: {error}") from None
 
 
-def _cases(right: Truth) -> list[dict[str, Any]]:
+def _cases(reference: Truth) -> list[dict[str, Any]]:
     from minilm_np.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer(right.checkpoint.folder / "tokenizer.json", right.checkpoint.config.max_seq_length)
+    tokenizer = Tokenizer(reference.checkpoint.folder / "tokenizer.json", reference.checkpoint.config.max_seq_length)
     return [
         {
             "case": row,
@@ -129,15 +133,15 @@ def _cases(right: Truth) -> list[dict[str, Any]]:
     ]
 
 
-def _stages(right: Truth) -> dict[str, Array]:
+def _stages(reference: Truth) -> dict[str, Array]:
     return {
-        f"{row:02}/{stage}": right.of(stage, [row])[0].astype(np.float32)
+        f"{row:02}/{stage}": reference.of(stage, [row])[0].astype(np.float32)
         for row in STAGE_ROWS
-        for stage in stage_names(right.checkpoint.config)
+        for stage in stage_names(reference.checkpoint.config)
     }
 
 
-def _manifest(right: Truth, contents: dict[str, bytes]) -> dict[str, Any]:
+def _manifest(reference: Truth, contents: dict[str, bytes]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "made_by": f"minilm_np {__version__}",
@@ -147,7 +151,7 @@ def _manifest(right: Truth, contents: dict[str, bytes]) -> dict[str, Any]:
         "tolerance": f"absolute, of each element: {K} times the largest float32 error measured",
         "stages": {
             stage: {"tolerance": tolerance(stage), "float32_errors": float32_errors()[stage]}
-            for stage in stage_names(right.checkpoint.config)
+            for stage in stage_names(reference.checkpoint.config)
         },
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
     }
@@ -159,33 +163,7 @@ def _json(value: Any, compact: bool = False) -> bytes:
 
 
 def _safetensors(arrays: dict[str, Array]) -> bytes:
-    """The safetensors file of these arrays, in order of their names."""
+    """Return a safetensors file of the arrays, sorted by name."""
     from safetensors.numpy import save
 
     return bytes(save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}))
-
-
-def detection_power(tried: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
-    """For each mistake of the catalogue, the probe that shows it most, by how many tolerances, and how many show it."""
-    from minilm_np.crosscheck.mistakes import catalogue
-    from minilm_np.crosscheck.truth import batches, truth
-    from minilm_np.crosscheck.variant import Checkpoint, Simulator
-
-    right, simulator, table = truth(), Simulator(Checkpoint.load()), []
-    allowed = tolerance("sentence_embedding")
-    for mistake in catalogue(right.checkpoint.config):
-        made = simulator.run(mistake.apply(), TEXTS, batches()).embeddings
-        errors = np.abs(made - right.embeddings).max(axis=1) / allowed
-        errors[~np.isfinite(errors)] = 1e9  # not a number at all
-        best = int(np.argmax(errors))
-        table.append(
-            {
-                "mistake": mistake.name,
-                "probe": PROBES[best].name,
-                "tolerances": float(f"{errors[best]:.2g}"),
-                "probes_that_show_it": int(np.sum(errors > 1)),
-            }
-        )
-        if tried:
-            tried(mistake.name)
-    return table

@@ -1,4 +1,4 @@
-"""pytest plugin, found by its entry point: the fixtures `minilm_goldens` and `assert_matches_minilm`."""
+"""A pytest plugin with the fixtures `minilm_goldens` and `assert_matches_minilm`; an entry point registers it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def minilm_goldens() -> Truth:
-    """The truth about the probes: token_ids, embeddings (40, 384) and stages in float64; computed once, two seconds."""
+    """The float64 reference for the probe texts: token_ids, embeddings (40, 384) and stages.
+
+    Computed once per session, in two seconds.
+    """
     from minilm_np.crosscheck.truth import truth
 
     return truth()
@@ -21,7 +24,7 @@ def minilm_goldens() -> Truth:
 
 @pytest.fixture(scope="session")
 def assert_matches_minilm() -> Callable[..., None]:
-    """assert_matches_minilm(encode, stages=None, tokenize=None): fails with the report of `crosscheck`."""
+    """A function of (encode, stages=None, tokenize=None) that fails with the report of `crosscheck` if they differ."""
     from minilm_np.crosscheck.testing import assert_matches_minilm as check
 
     def assert_matches(encode: Any = None, stages: Any = None, **options: Any) -> None:

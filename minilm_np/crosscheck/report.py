@@ -1,4 +1,4 @@
-"""What a cross-check found, for people, for programs, and for CI."""
+"""The result of a cross-check as text, JSON and JUnit XML."""
 
 from __future__ import annotations
 
@@ -16,55 +16,59 @@ BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
 @dataclass(frozen=True)
 class Worst:
-    """The element that is farthest off."""
+    """The element with the largest error."""
 
     probe: str  # the probe's name
     text: str
     index: tuple[int, ...]  # [dimension], [token, dimension], or [head, token, token]
-    token: str | None  # the word piece, where the stage has a row a token
-    found: float
-    wanted: float
+    token: str | None  # its word piece, for a stage with one row per token
+    found: float  # the port's value
+    wanted: float  # the float64 reference
 
 
 @dataclass(frozen=True)
 class StageResult:
+    """The largest error at one stage."""
+
     stage: str
-    max_error: float  # inf if the shape is another, or a number is not finite
+    max_error: float  # absolute; inf if a shape differs or a number is not finite
     tolerance: float
     worst: Worst | None = None
-    problem: str = ""  # what kept it from being compared element by element
+    problem: str = ""  # why the elements were not compared
 
     @property
     def ok(self) -> bool:
+        """Whether the stage is within its tolerance."""
         return self.max_error <= self.tolerance
 
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome; `print(report)` says it in words."""
+    """The result of `crosscheck`. `print(report)` shows it as text."""
 
     stages: list[StageResult]  # in the order of the forward pass
-    causes: list[Cause] = field(default_factory=list)  # the best first; empty: no known mistake explains it
-    searched: bool = False  # whether causes were looked for
-    closest: Cause | None = None  # the best of those that explain too little to be causes
+    causes: list[Cause] = field(default_factory=list)  # best first; empty if no known mistake explains the difference
+    searched: bool = False  # whether causes were searched for
+    closest: Cause | None = None  # the best mistake tried, if it explains too little to be a cause
 
     @property
     def ok(self) -> bool:
-        """Whether everything that was given is within tolerance."""
+        """Whether every stage given is within its tolerance."""
         return all(stage.ok for stage in self.stages)
 
     @property
     def last(self) -> StageResult:
-        """The stage that `max_error` and `tolerance` are about: the final vectors, or the last stage given."""
+        """The stage that `max_error` and `tolerance` describe: the final vectors, or the last stage given."""
         return self.stages[-1]
 
     @property
     def max_error(self) -> float:
-        """The largest absolute error of an element of the final vectors."""
+        """The largest absolute error of an element of the last stage."""
         return self.last.max_error
 
     @property
     def tolerance(self) -> float:
+        """The tolerance of the last stage."""
         return self.last.tolerance
 
     @property
@@ -73,32 +77,33 @@ class Report:
         return next((stage.stage for stage in self.stages if not stage.ok), None)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the report as a dict that JSON can represent; an error that is not finite is None."""
         return {
             "ok": self.ok,
-            "max_error": _number(self.max_error),
+            "max_error": _finite_or_none(self.max_error),
             "tolerance": self.tolerance,
             "first_divergence": self.first_divergence,
-            "causes": [_of_cause(cause) for cause in self.causes],
-            "closest": None if self.closest is None else _of_cause(self.closest),
+            "causes": [_cause_dict(cause) for cause in self.causes],
+            "closest": None if self.closest is None else _cause_dict(self.closest),
             "stages": [
                 {
                     "stage": result.stage,
                     "ok": result.ok,
-                    "max_error": _number(result.max_error),
+                    "max_error": _finite_or_none(result.max_error),
                     "tolerance": result.tolerance,
                     "problem": result.problem,
-                    "worst": None if result.worst is None else _of_worst(result.worst),
+                    "worst": None if result.worst is None else _worst_dict(result.worst),
                 }
                 for result in self.stages
             ],
         }
 
     def to_json(self) -> str:
-        """The report as a JSON object; an error that is not finite is null."""
+        """Return the report as a JSON object; an error that is not finite is null."""
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     def to_junit(self) -> str:
-        """The report as JUnit XML: a test case a stage."""
+        """Return the report as JUnit XML with one test case per stage."""
         suite = ElementTree.Element(
             "testsuite",
             name="minilm-np crosscheck",
@@ -108,35 +113,38 @@ class Report:
         for result in self.stages:
             case = ElementTree.SubElement(suite, "testcase", classname="crosscheck", name=result.stage)
             if not result.ok:
-                failure = ElementTree.SubElement(case, "failure", message=_error(result))
+                failure = ElementTree.SubElement(case, "failure", message=_describe(result))
                 failure.text = _printable(str(self))
         return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 
     def __str__(self) -> str:
-        lines = [f"{'PASS' if self.ok else 'DIFFERS'}  {_error(self.last)}"]
+        lines = [f"{'PASS' if self.ok else 'DIFFERS'}  {_describe(self.last)}"]
         if len(self.stages) > 1:
-            lines += [f"growth   {self.sparkline()}  of {len(self.stages)} stages (above the middle: out of tolerance)"]
+            lines += [f"growth   {self.sparkline()}  {len(self.stages)} stages (upper half: out of tolerance)"]
         first = next((stage for stage in self.stages if not stage.ok), None)
         if first:
             if len(self.stages) > 1:
-                lines += [f"first    {_error(first)}"]
+                lines += [f"first    {_describe(first)}"]
             if first.worst:
-                lines += [f"worst    {_where(first.worst)}"]
+                lines += [f"worst    {_describe_worst(first.worst)}"]
         if self.searched and not self.ok:
-            lines += self._causes()
+            lines += self._cause_lines()
         return "\n".join(lines)
 
-    def _causes(self) -> list[str]:
+    def _cause_lines(self) -> list[str]:
         if not self.causes:
-            closest = f" (closest: {_share(self.closest)} by {self.closest.name})" if self.closest else ""
+            closest = f" (closest: {self.closest.name}, {_share(self.closest)})" if self.closest else ""
             return [f"cause    no known mistake explains this{closest}"]
-        if self.causes[0].fits:
-            lines = [f"cause    {cause.name}: {cause.says} ({_share(cause)} explained)" for cause in self.causes]
-            return lines if len(lines) == 1 else [*lines, "         these cannot be told apart by what was given"]
-        return [f"maybe    {cause.name}: {cause.says} ({_share(cause)} explained)" for cause in self.causes]
+        lines = [
+            f"{'cause' if cause.fits else 'maybe'}    {cause.name}: {cause.says} ({_share(cause)} explained)"
+            for cause in self.causes
+        ]
+        if sum(cause.fits for cause in self.causes) > 1:
+            lines += ["         the values given cannot distinguish these causes"]
+        return lines
 
     def sparkline(self) -> str:
-        """The error of each stage, in tolerances, on a logarithmic scale: 1e-4 to 1e4."""
+        """Return one block character per stage: its error in tolerances, on a logarithmic scale from 1e-4 to 1e4."""
         blocks = []
         for stage in self.stages:
             ratio = stage.max_error / stage.tolerance if stage.tolerance else float(stage.max_error > 0) * 1e4
@@ -149,33 +157,33 @@ def _share(cause: Cause) -> str:
     return f"{100 * min(cause.explained, 0.9999 if not cause.fits else 1):.2f} %"
 
 
-def _error(result: StageResult) -> str:
+def _describe(result: StageResult) -> str:
     if result.problem:
         return f"{result.stage}: {result.problem}"
     if result.stage == "token_ids":
-        return "token_ids: " + ("equal" if result.ok else "differ")
+        return "token_ids: " + ("equal" if result.ok else "different")
     return f"{result.stage}: largest error {result.max_error:.1e}, tolerance {result.tolerance:.1e}"
 
 
-def _where(worst: Worst) -> str:
+def _describe_worst(worst: Worst) -> str:
     token = f", word piece {worst.token}" if worst.token else ""
     text = worst.text if len(worst.text) <= 50 else worst.text[:47] + "..."
     index = ", ".join(map(str, worst.index))
-    return f"{worst.probe} [{index}]{token}: found {worst.found:.7g}, wanted {worst.wanted:.7g}   {text!r}"
+    return f"{worst.probe} [{index}]{token}: expected {worst.wanted:.7g}, got {worst.found:.7g}   {text!r}"
 
 
-def _number(x: float) -> float | None:
+def _finite_or_none(x: float) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
-def _of_cause(cause: Cause) -> dict[str, Any]:
+def _cause_dict(cause: Cause) -> dict[str, Any]:
     return {"name": cause.name, "explained": cause.explained, "says": cause.says, "fits": cause.fits}
 
 
-def _of_worst(worst: Worst) -> dict[str, Any]:
-    return asdict(worst) | {"found": _number(worst.found), "wanted": _number(worst.wanted)}
+def _worst_dict(worst: Worst) -> dict[str, Any]:
+    return asdict(worst) | {"found": _finite_or_none(worst.found), "wanted": _finite_or_none(worst.wanted)}
 
 
 def _printable(text: str) -> str:
-    """XML 1.0 has no characters below blank but tab and line ends."""
+    """Replace the control characters that XML 1.0 does not allow."""
     return "".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text)

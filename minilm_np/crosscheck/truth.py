@@ -32,9 +32,9 @@ def batches() -> list[list[int]]:
 
 @lru_cache(1)
 def float32_errors() -> dict[str, dict[str, float]]:
-    """Of each stage the largest error of NumPy, Numba and PyTorch in float32 (bench/generate/tolerances.py)."""
+    """Of each stage the largest error of NumPy, Numba and PyTorch in float32 (bench/generate/float32_errors.py)."""
     table: dict[str, dict[str, float]] = json.loads(
-        (Path(__file__).parent / "tolerances.json").read_text(encoding="utf-8")
+        (Path(__file__).parent / "float32_errors.json").read_text(encoding="utf-8")
     )
     return table
 

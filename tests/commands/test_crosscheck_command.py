@@ -53,7 +53,7 @@ def test_goldens_rejects_a_folder_with_files(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     assert main(["goldens", str(tmp_path / "full")]) == 2
-    assert "a new or empty folder" in capsys.readouterr().err
+    assert "expected a new or empty folder" in capsys.readouterr().err
 
 
 def test_rejects_bad_options_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

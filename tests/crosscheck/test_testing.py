@@ -1,4 +1,4 @@
-"""The assertion and the pytest plugin."""
+"""`assert_matches_minilm` as a function and as a fixture of the pytest plugin."""
 
 from __future__ import annotations
 
@@ -12,33 +12,26 @@ from typing import Any
 import pytest
 
 from minilm_np import SentenceTransformer
-from minilm_np.crosscheck import (
-    assert_matches_minilm,
-)
+from minilm_np.crosscheck import assert_matches_minilm
 from minilm_np.crosscheck.mistakes import RIGHT, catalogue
 from minilm_np.crosscheck.truth import simulator
 
-Encode = Callable[[list[str]], Any]
 
-
-def made_with(*names: str) -> Encode:
-    """A backend that makes these mistakes of the catalogue."""
+def made_with(*names: str) -> Callable[[list[str]], Any]:
+    """Return a port that makes these mistakes of the catalogue."""
     variant = RIGHT
     for mistake in catalogue():
         variant = mistake.apply(variant) if mistake.name in names else variant
     return lambda texts: simulator().run(variant, texts, [range(len(texts))]).embeddings
 
 
-# --- pytest
-
-
-def test_the_assertion(model: SentenceTransformer) -> None:
+def test_assertion_fails_with_the_cause(model: SentenceTransformer) -> None:
     assert_matches_minilm(lambda texts: model.encode(texts, truncation="ignore"))
     with pytest.raises(AssertionError, match="cause    pooling-cls"):
         assert_matches_minilm(made_with("pooling-cls"))
 
 
-def test_the_plugin(tmp_path: Path, weights_folder: Path) -> None:
+def test_pytest_plugin_provides_its_fixtures(tmp_path: Path, weights_folder: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "def test_right(assert_matches_minilm, minilm_goldens):\n"
         "    assert_matches_minilm(minilm_goldens.embeddings)\n"

@@ -1,0 +1,23 @@
+"""The numbers on the cross-check's pages are those of the code."""
+
+from __future__ import annotations
+
+import re
+
+from support.paths import REPOSITORY
+
+from minilm_np.crosscheck.mistakes import catalogue
+from minilm_np.crosscheck.truth import K, tolerance
+
+
+def test_crosscheck_pages_show_the_numbers_of_the_code() -> None:
+    docs = REPOSITORY / "docs"
+    page, matrix = ((docs / name).read_text(encoding="utf-8") for name in ("crosscheck.md", "confusion.md"))
+    assert f"{tolerance('sentence_embedding'):.1e} on the final vectors" in page
+    assert K == 4 and "four times" in page and "four times" in (docs / "goldens.md").read_text(encoding="utf-8")
+    matrix = matrix.split("<!-- confusion:begin -->")[1]
+    made = [row.split(" | ") for row in matrix.splitlines() if re.search(r"\d\.\de[+-]\d\d \|$", row)]
+    assert len(made) > 180 and {row[0].removeprefix("| ") for row in made} <= {mistake.name for mistake in catalogue()}
+    first = sum(row[0] == f"| {row[1]}" for row in made)
+    assert matrix.startswith(f"\n{first} of {len(made)} mistakes made in PyTorch are named first.")
+    assert matrix.splitlines()[1].split(" mistakes")[0] in page
