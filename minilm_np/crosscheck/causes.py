@@ -1,7 +1,65 @@
-"""Which mistake explains a difference? Make each on purpose, and see whose vectors are the backend's.
+"""Find the mistake that explains a port's wrong numbers.
 
-A mistake that is the cause gives the backend's own wrong numbers, up to rounding. What it explains is a share of the
-difference's square: 1 - |found - made|^2 / |found - right|^2.
+The question: a port returned wrong vectors or stages. Which known mistake, or pair of mistakes, did it make?
+
+The idea: make the mistake on purpose and compare. If the port made this mistake, a simulation that makes it too
+(variant.py) returns the port's own wrong numbers, up to float32 rounding. A *hypothesis* is one mistake of the
+catalogue (mistakes.py), or a pair of them, that is tried in this way.
+
+Evidence
+    One stage: the port's values (`got`) and the float64 reference (`expected`), each with one array per probe text, and
+    the stage's tolerance. `crosscheck` passes the first wrong stage and the last wrong stage, which are often the same:
+    the first shows where the difference starts, and a cause must explain the last as well.
+
+How well a hypothesis explains the evidence
+    Let `simulated` be the values of the simulation. Over all elements of all texts,
+
+        explained = 1 - sum |got - simulated|^2 / sum |got - expected|^2,
+
+    at least 0: 1 if the simulation returns the port's numbers, 0 if it is no closer to them than the reference is. With
+    two stages the smaller value counts. `remaining` is the largest |got - simulated| of an element, in tolerances. (For
+    final vectors longer than 1 the tolerance grows with the length. token_ids are compared as a whole, text by text.)
+
+    A hypothesis *fits* if `remaining` is at most 3 tolerances: the port rounds, and so does the simulation, which runs
+    in float32. Hypotheses that fit are reported as causes. If none fits, those that explain at least half are reported
+    as candidates, at most five. If no hypothesis does, no known mistake explains the difference, and `Search.closest`
+    is the best attempt.
+
+The order of the search
+    1. Single mistakes, in three rounds of increasing cost (`Search._best`):
+       a. One short wrong text. A mistake that explains at most a quarter of it is dropped, and so is a mistake of
+          arithmetic that leaves it right. Mistakes whose effect depends on the batch skip this round.
+       b. A few texts, wrong ones first, chosen so that the mistake can show in them. The same limit of a quarter holds.
+       c. All texts, for hypotheses that fit in round b; if none of them fits all texts, for the six best others.
+    2. Pairs, only if no single mistake fits. The four best single mistakes are combined with every other mistake of the
+       catalogue, through the same rounds. If still nothing explains more than half, two mistakes may hide each other:
+       neither explains anything alone. Then all pairs of mistakes that concern the whole model are tried, except
+       mistakes that change no wrong text. A pair counts only if it leaves less than half of what the better of its two
+       mistakes leaves alone, because any second mistake explains a little more by chance.
+    3. A hypothesis that fits but would have changed a stage that is right is at most a candidate. The causes are listed
+       in the order of the catalogue, plain mistakes first: the evidence cannot tell them apart.
+
+Low-precision formats
+    Activations in fp16, bf16 or int8 are rounded after every operation, and two correct implementations of the format
+    round different values up or down. So the simulation cannot return the port's own numbers. The noise floor is
+    measured: the simulation runs again with dithered rounding, and the squared distance between its two results is
+    subtracted from sum |got - simulated|^2. A large floor could hide a different mistake. It is therefore granted only
+    if the change that the format makes in the simulation has roughly the size (squared norm within a factor of 2) and
+    the direction (cosine above 0.25) of the port's difference. These hypotheses usually remain candidates, because
+    `remaining` includes the noise. The noise also hides a second mistake: if such a format alone explains more than
+    0.9, no pairs are tried.
+
+What the search cannot find
+    Mistakes that are not in the catalogue, three mistakes at once, and two mistakes about the same decision (the same
+    field of `Variant`, such as two dropped biases in different layers). A dropped key bias changes no final vector,
+    because softmax is invariant to it; only stages show it. A tokenizer that is right on every probe text passes.
+
+What it costs
+    On two cores, about a quarter of a minute if a single mistake fits, and a minute if pairs are tried. Simulated
+    values are cached, so checks of further ports in the same process are faster. The rounds keep the cost down: of 222
+    single mistakes, 21 are tried beyond the first short text for a tanh GELU and 24 for kept accents. Each of these
+    searches simulates 3 % of the tokens that all mistakes on all texts would take. Where only long texts are wrong
+    (truncation), the first round is skipped and all mistakes reach the second.
 """
 
 from __future__ import annotations
@@ -17,86 +75,93 @@ from minilm_np.crosscheck.probes import TEXTS
 from minilm_np.crosscheck.variant import Simulator, Variant
 from minilm_np.model import Array
 
-FITS = 3.0  # tolerances: the backend rounds, and so does the float32 run that it is compared with
-CANDIDATE = 0.5  # a mistake that explains less is not named
-HOPELESS = 0.25  # one that explains less of one text, or of a few, is not tried on more
-BEAM = 4  # mistakes that are tried together with every other
-LEAST = 0.01  # one that explains less is not tried with every other
-SHORT = 20  # word pieces
-FULL = 6  # the best on few texts are tried on all
+MAX_REMAINING = 3.0  # a hypothesis fits if no element differs by more than this many tolerances
+MIN_CANDIDATE_SHARE = 0.5  # `explained` of a candidate
+MAX_CANDIDATES = 5
+MAX_HOPELESS_SHARE = 0.25  # a hypothesis that explains no more than this of few texts is not tried on more
+SHORT_TEXT_TOKENS = 20  # texts up to this length are used in rounds a and b
+MAX_OTHER_TRIALS = 6  # hypotheses that do not fit a few texts but are tried on all
+MAX_FITTING_TRIALS = 12  # hypotheses that fit a few texts and are tried on all
+PAIRED_MISTAKES = 4  # single mistakes that are combined with every other
+MIN_PAIRED_SHARE = 0.01  # `explained` of a mistake that is combined with every other
+MIN_NOISY_FORMAT_SHARE = 0.9  # a low-precision format that explains more hides a second mistake
 
 
 class Evidence(NamedTuple):
-    """What a backend gave at one stage, and what is right, for these rows of TEXTS."""
+    """What a port returned at one stage, and the reference values, for some of the probe texts."""
 
     stage: str
-    rows: Sequence[int]
-    batches: Sequence[Sequence[int]]  # places in `rows`: which were asked for together
-    found: Sequence[Array]
-    wanted: Sequence[Array]
+    rows: Sequence[int]  # rows of TEXTS
+    batches: Sequence[Sequence[int]]  # indices into `rows`: texts that the port received together
+    got: Sequence[Array]
+    expected: Sequence[Array]
     tolerance: float
 
-    def some(self, batches: Sequence[Sequence[int]]) -> Evidence:
-        """Of these batches only."""
+    def subset(self, batches: Sequence[Sequence[int]]) -> Evidence:
+        """Return the evidence of these batches only; `batches` holds indices into `rows`."""
         places = [place for batch in batches for place in batch]
         new = {place: i for i, place in enumerate(places)}
         return self._replace(
             rows=[self.rows[place] for place in places],
-            found=[self.found[place] for place in places],
-            wanted=[self.wanted[place] for place in places],
+            got=[self.got[place] for place in places],
+            expected=[self.expected[place] for place in places],
             batches=[[new[place] for place in batch] for batch in batches],
         )
 
 
 class Cause(NamedTuple):
-    """One mistake, or two."""
+    """An explanation of a difference: one mistake or a pair."""
 
-    name: str  # a slug such as gelu-tanh; of two, both with " + " between
+    name: str  # for instance "gelu-tanh"; the names of a pair are joined by " + "
     explained: float  # share of the squared difference, 0 to 1
-    says: str  # in words
-    remaining: float  # largest difference from the backend that is left, in tolerances
+    says: str  # description
+    remaining: float  # largest difference between port and simulation, in tolerances
 
     @property
     def fits(self) -> bool:
-        """Whether what is left is rounding."""
-        return self.remaining <= FITS
+        """Whether only rounding remains."""
+        return self.remaining <= MAX_REMAINING
 
 
-def _distance(found: Array, other: Array, stage: str) -> float:
-    if stage == "token_ids":
-        return float(not np.array_equal(found, other))
-    if found.shape != other.shape:
-        return float(np.sum(np.square(found, dtype=np.float64)))
-    return float(np.sum(np.square(found - other.astype(np.float64))))
+Hypothesis = tuple[Mistake, ...]  # one mistake or two
 
 
-def _left(found: Array, other: Array, evidence: Evidence) -> float:
-    """The largest difference, in tolerances."""
-    if found.shape != other.shape:
-        return np.inf
-    if evidence.stage == "token_ids":
-        return 0.0 if np.array_equal(found, other) else np.inf
-    return float(np.abs(found - other).max(initial=0)) / evidence.tolerance
-
-
-def _length(value: Array, evidence: Evidence) -> float:
-    """Rounding grows with a vector, and the tolerance of final vectors is for those of length 1."""
-    return max(1.0, float(np.linalg.norm(value))) if evidence.stage == "sentence_embedding" else 1.0
-
-
-Made = tuple[Mistake, ...]
-
-
-def variant_of(made: Made) -> Variant:
-    """All these mistakes in one."""
+def variant_of(hypothesis: Hypothesis) -> Variant:
+    """Return the variant that makes all mistakes of the hypothesis."""
     variant = RIGHT
-    for mistake in made:
+    for mistake in hypothesis:
         variant = mistake.apply(variant)
     return variant
 
 
+# --- differences between two values of one stage and text --------------------------------------
+
+
+def _squared_distance(a: Array, b: Array, stage: str) -> float:
+    """Return sum |a - b|^2; for token_ids 1 if they differ; for different shapes sum |a|^2."""
+    if stage == "token_ids":
+        return float(not np.array_equal(a, b))
+    if a.shape != b.shape:
+        return float(np.sum(np.square(a, dtype=np.float64)))
+    return float(np.sum(np.square(a - b.astype(np.float64))))
+
+
+def _in_tolerances(a: Array, b: Array, evidence: Evidence) -> float:
+    """Return the largest |a - b| of an element in tolerances; infinite for different shapes or word pieces."""
+    if a.shape != b.shape:
+        return np.inf
+    if evidence.stage == "token_ids":
+        return 0.0 if np.array_equal(a, b) else np.inf
+    return float(np.abs(a - b).max(initial=0)) / evidence.tolerance
+
+
+def _length_factor(value: Array, evidence: Evidence) -> float:
+    """Return the factor on the tolerance of final vectors, which is for length 1: rounding grows with length."""
+    return max(1.0, float(np.linalg.norm(value))) if evidence.stage == "sentence_embedding" else 1.0
+
+
 class Search:
-    """Tries the catalogue on what a backend gave."""
+    """Try the catalogue on what a port returned; the module's docstring describes the method."""
 
     def __init__(
         self,
@@ -108,180 +173,221 @@ class Search:
         pairs: bool = True,
         right: Sequence[Evidence] = (),
     ):
-        """evidence: the stages to explain. right: stages that no cause may change."""
+        """Prepare a search.
+
+        token_ids: the correct word pieces of each of TEXTS.
+        evidence: the stages to explain.
+        tried: called with the name of each hypothesis that reaches round b or c.
+        only: whether a mistake of the catalogue is considered.
+        pairs: whether pairs are tried.
+        right: stages that are right, all for the same texts; no cause may change them.
+        """
         self.simulator, self.evidence, self.tried, self.pairs = simulator, evidence, tried, pairs
         self.token_ids, self.right = token_ids, right
-        self.closest: Cause | None = None  # the best, even if it is no cause
-        self.mistakes = catalogue(simulator.checkpoint.config)
-        self.rank = {mistake.name: i for i, mistake in enumerate(self.mistakes)}
-        self.mistakes = [mistake for mistake in self.mistakes if only(mistake)]
+        self.closest: Cause | None = None  # after causes(): what explains most, whether or not it is a cause
+        mistakes = catalogue(simulator.checkpoint.config)
+        self.rank = {mistake.name: i for i, mistake in enumerate(mistakes)}
+        self.mistakes = [mistake for mistake in mistakes if only(mistake)]
 
     def causes(self) -> list[Cause]:
-        """What fits, the plainest first; else what explains at least half, the best first; else nothing."""
-        if all(_distance(f, w, e.stage) == 0 for e in self.evidence for f, w in zip(e.found, e.wanted, strict=True)):
+        """Return the causes that fit, in the order of the catalogue; or else the candidates, best first."""
+        if not any(
+            _squared_distance(got, expected, one.stage)
+            for one in self.evidence
+            for got, expected in zip(one.got, one.expected, strict=True)
+        ):
             return []
-        singles = self._best((mistake,) for mistake in self.mistakes)
-        # bits of noise hide a second mistake: beside a format that explains nearly all, none is looked for
-        noisy = any(cause.explained > 0.9 and variant_of(made).activations != "float32" for made, cause in singles)
-        if self.pairs and not noisy and not any(cause.fits for _, cause in singles):
-            firsts = [made for made, cause in singles[:BEAM] if cause.explained > LEAST]
-            seen: set[frozenset[str]] = set()
-            pairs = self._best(self._pairs(firsts, self.mistakes, seen))
-            if not any(cause.explained > CANDIDATE for _, cause in singles + pairs):
-                # two mistakes of the whole model can hide each other: then neither explains anything alone
-                coarse = [m for m in self.mistakes if m.of_whole_model and self._changes_what_is_wrong((m,))]
-                pairs = self._best(self._pairs([(mistake,) for mistake in coarse], coarse, seen))
-            alone = {made[0].name: cause for made, cause in singles}
-            for made, cause in pairs:
-                # a second mistake is named only if it leaves less than half of what the first alone leaves
-                best = max((alone[m.name].explained for m in made if m.name in alone), default=0.0)
-                if 1 - cause.explained < (1 - best) / 2:
-                    singles.append((made, cause))
-        found = [cause for _, cause in singles]
-        self.closest = max(found, key=lambda cause: cause.explained, default=None)
-        fitting = [cause for made, cause in singles if cause.fits and not self._contradicted(made)]
+        results = self._best((mistake,) for mistake in self.mistakes)
+        if self.pairs and not any(cause.fits or self._is_noisy_format(h, cause) for h, cause in results):
+            results += self._best_pairs(results)
+        explanations = [cause for _, cause in results]
+        self.closest = max(explanations, key=lambda cause: cause.explained, default=None)
+        fitting = [cause for hypothesis, cause in results if cause.fits and not self._contradicted(hypothesis)]
         if fitting:
             return sorted(fitting, key=lambda cause: [self.rank[name] for name in cause.name.split(" + ")])
-        return sorted((c for c in found if c.explained >= CANDIDATE), key=lambda c: -c.explained)[:5]
+        candidates = [cause for cause in explanations if cause.explained >= MIN_CANDIDATE_SHARE]
+        return sorted(candidates, key=lambda cause: -cause.explained)[:MAX_CANDIDATES]
 
-    def _contradicted(self, made: Made) -> bool:
-        """Whether these mistakes would have changed a stage that is right."""
+    @staticmethod
+    def _is_noisy_format(hypothesis: Hypothesis, cause: Cause) -> bool:
+        """Whether this is a low-precision format that explains nearly everything and would hide a second mistake."""
+        return cause.explained > MIN_NOISY_FORMAT_SHARE and variant_of(hypothesis).activations != "float32"
+
+    def _contradicted(self, hypothesis: Hypothesis) -> bool:
+        """Whether the hypothesis would have changed a stage that is right."""
         if not self.right:
             return False
-        variant, one = variant_of(made), self.right[0]  # all were asked for together
-        texts = [TEXTS[row] for row in one.rows]
-        run = self.simulator.run(variant, texts, one.batches, [evidence.stage for evidence in self.right])
+        texts, batches = [TEXTS[row] for row in self.right[0].rows], self.right[0].batches
+        run = self.simulator.run(variant_of(hypothesis), texts, batches, [one.stage for one in self.right])
         return any(
-            _left(found, value, evidence) > FITS
-            for evidence in self.right
-            for found, value in zip(evidence.found, run.stages[evidence.stage], strict=True)
+            _in_tolerances(got, simulated, one) > MAX_REMAINING
+            for one in self.right
+            for got, simulated in zip(one.got, run.stages[one.stage], strict=True)
         )
 
-    def _pairs(self, firsts: Sequence[Made], seconds: Sequence[Mistake], seen: set[frozenset[str]]) -> Iterator[Made]:
-        for (first,) in firsts:
+    # --- which hypotheses ----------------------------------------------------------------------
+
+    def _best_pairs(self, singles: list[tuple[Hypothesis, Cause]]) -> list[tuple[Hypothesis, Cause]]:
+        """Return the pairs that explain most and clearly more than their mistakes alone."""
+        seen: set[frozenset[str]] = set()
+        firsts = [mistake for (mistake,), cause in singles[:PAIRED_MISTAKES] if cause.explained > MIN_PAIRED_SHARE]
+        pairs = self._best(self._combine(firsts, self.mistakes, seen))
+        if not any(cause.explained > MIN_CANDIDATE_SHARE for _, cause in singles + pairs):
+            coarse = [m for m in self.mistakes if m.concerns_whole_model and self._changes_a_wrong_text((m,))]
+            pairs = self._best(self._combine(coarse, coarse, seen))
+        alone = {mistake.name: cause.explained for (mistake,), cause in singles}
+        return [
+            (pair, cause)
+            for pair, cause in pairs
+            if 1 - cause.explained < (1 - max(alone.get(mistake.name, 0.0) for mistake in pair)) / 2
+        ]
+
+    def _combine(
+        self, firsts: Sequence[Mistake], seconds: Sequence[Mistake], seen: set[frozenset[str]]
+    ) -> Iterator[Hypothesis]:
+        """Yield pairs that a port can make, each once, in the order of the catalogue; adds their names to `seen`."""
+        for first in firsts:
             for second in seconds:
                 names = frozenset((first.name, second.name))
                 if len(names) == 2 and names not in seen and not first.clashes_with(second):
                     seen.add(names)
                     yield (first, second) if self.rank[first.name] < self.rank[second.name] else (second, first)
 
-    def _best(self, tries: Iterator[Made]) -> list[tuple[Made, Cause]]:
-        """The tries that explain most of a few texts, tried on all, the best first."""
-        ranking: list[tuple[Cause, Made]] = []
-        hopeless: list[tuple[float, Made]] = []
-        for made in tries:
-            share = min(self._share_of_one(made, one) for one in self.evidence)
-            if share > HOPELESS:
-                cause = self._judge(made, [self._quick(made, one) for one in self.evidence])
+    def _best(self, hypotheses: Iterator[Hypothesis]) -> list[tuple[Hypothesis, Cause]]:
+        """Return the hypotheses that reach round c, judged on all texts, best first."""
+        promising: list[tuple[Cause, Hypothesis]] = []
+        hopeless: list[tuple[float, Hypothesis]] = []
+        for hypothesis in hypotheses:
+            share = min(self._share_of_one_text(hypothesis, one) for one in self.evidence)
+            if share > MAX_HOPELESS_SHARE:
+                cause = self._judge(hypothesis, [self._few_texts(hypothesis, one) for one in self.evidence])
                 share = cause.explained
-            if share > HOPELESS:
-                ranking.append((cause, made))
+            if share > MAX_HOPELESS_SHARE:
+                promising.append((cause, hypothesis))
             else:
-                hopeless.append((share, made))
-        ranking.sort(key=lambda entry: (-entry[0].explained, entry[0].remaining))
+                hopeless.append((share, hypothesis))
+        promising.sort(key=lambda entry: (-entry[0].explained, entry[0].remaining))
         hopeless.sort(key=lambda entry: -entry[0])
-        fitting = [made for cause, made in ranking if cause.fits][: 2 * FULL]
-        full = [(made, self._judge(made, self.evidence)) for made in fitting]
-        if not any(cause.fits for _, cause in full):
-            others = [made for cause, made in ranking if not cause.fits][:FULL]
-            # if there are none, the best all the same: for the report to say how little they explain, and for the pairs
-            others = others if fitting or others else [made for _, made in hopeless[:BEAM]]
-            full += [(made, self._judge(made, self.evidence)) for made in others]
-        return sorted(full, key=lambda entry: -entry[1].explained)
+        fitting = [hypothesis for cause, hypothesis in promising if cause.fits][:MAX_FITTING_TRIALS]
+        judged = [(hypothesis, self._judge(hypothesis, self.evidence)) for hypothesis in fitting]
+        if not any(cause.fits for _, cause in judged):
+            others = [hypothesis for cause, hypothesis in promising if not cause.fits][:MAX_OTHER_TRIALS]
+            if not promising:  # the report shows how little is explained, and pairs need first mistakes
+                others = [hypothesis for _, hypothesis in hopeless[:PAIRED_MISTAKES]]
+            judged += [(hypothesis, self._judge(hypothesis, self.evidence)) for hypothesis in others]
+        return sorted(judged, key=lambda entry: -entry[1].explained)
 
-    def _share_of_one(self, made: Made, evidence: Evidence) -> float:
-        """How much these mistakes explain of one short text that is wrong: most of them little, and that is quick.
-        1 if one text says nothing of the others.
+    # --- on which texts ------------------------------------------------------------------------
+
+    def _share_of_one_text(self, hypothesis: Hypothesis, evidence: Evidence) -> float:
+        """Round a: return the share explained of the first short wrong text; 1 if this text cannot decide.
+
+        Most mistakes explain little of it, and one short text is cheap.
         """
-        if any(mistake.of_batches for mistake in made):
+        if any(mistake.depends_on_batch for mistake in hypothesis):
             return 1.0
-        short = (place for place, row in enumerate(evidence.rows) if len(self.token_ids[row]) <= SHORT)
-        wrong = next((place for place in short if self._differs(evidence, place)), None)
+        short = (place for place, row in enumerate(evidence.rows) if len(self.token_ids[row]) <= SHORT_TEXT_TOKENS)
+        wrong = next((place for place in short if self._is_wrong(evidence, place)), None)
         if wrong is None:
             return 1.0
-        one, variant = evidence.some([[wrong]]), variant_of(made)
-        values = self._make(variant, one)
-        if _left(one.wanted[0], values[0], evidence) > 1:
-            return self._share(variant, one, values)
-        return 1.0 if any(mistake.of_texts for mistake in made) else 0.0
+        text, variant = evidence.subset([[wrong]]), variant_of(hypothesis)
+        simulated = self._simulate(variant, text)
+        if _in_tolerances(text.expected[0], simulated[0], evidence) > 1:
+            return self._share(variant, text, simulated)
+        return 1.0 if any(mistake.can_spare_texts for mistake in hypothesis) else 0.0
 
-    def _changes_what_is_wrong(self, made: Made) -> bool:
-        """Whether these mistakes change anything in a few texts that are wrong."""
+    def _few_texts(self, hypothesis: Hypothesis, evidence: Evidence) -> Evidence:
+        """Round b: return evidence of a few texts, wrong ones first, in which this hypothesis can show."""
+        lengths = [len(self.token_ids[row]) for row in evidence.rows]
+        wrong = [self._is_wrong(evidence, place) for place in range(len(lengths))]
+        longest = int(np.argmax(lengths))
+        short = [place for place, length in enumerate(lengths) if length <= SHORT_TEXT_TOKENS]
+        short.sort(key=lambda place: not wrong[place])
+        fields = {field for mistake in hypothesis for field, _ in mistake.change}
+        single, together = len(hypothesis) == 1, any(mistake.depends_on_batch for mistake in hypothesis)
+        if "max_seq_length" in fields:  # shows in long texts only
+            return evidence if together or single else evidence.subset([[longest, *short[:2]]])
+        if together:
+            batches = [batch for batch in evidence.batches if set(batch) <= set(short)]
+            batches.sort(key=lambda batch: not any(wrong[place] for place in batch))
+            if batches:
+                return evidence.subset(batches[: 2 if single else 1])
+            # A port that received all texts at once: padding depends on the longest, so it and a few others are enough;
+            # an order of rows needs them all.
+            return evidence if "rows" in fields else evidence.subset([[longest, *short[:3]]])
+        count = 3 if "pad_to" in fields else 16 if single else 6  # padding to a fixed width makes every text long
+        return evidence.subset([short[:count]]) if short else evidence
+
+    def _changes_a_wrong_text(self, hypothesis: Hypothesis) -> bool:
+        """Whether the hypothesis changes anything in those of a few texts that are wrong."""
         return any(
-            _left(wanted, value, one) > 1 and self._differs(one, place)
-            for one in (self._quick(made, evidence) for evidence in self.evidence)
-            for place, (wanted, value) in enumerate(zip(one.wanted, self._make(variant_of(made), one), strict=True))
+            _in_tolerances(expected, simulated, few) > 1 and self._is_wrong(few, place)
+            for few in (self._few_texts(hypothesis, one) for one in self.evidence)
+            for place, (expected, simulated) in enumerate(
+                zip(few.expected, self._simulate(variant_of(hypothesis), few), strict=True)
+            )
         )
 
     @staticmethod
-    def _differs(evidence: Evidence, place: int) -> bool:
-        return _left(evidence.found[place], evidence.wanted[place], evidence) > 1
+    def _is_wrong(evidence: Evidence, place: int) -> bool:
+        return _in_tolerances(evidence.got[place], evidence.expected[place], evidence) > 1
 
-    def _quick(self, made: Made, evidence: Evidence) -> Evidence:
-        """Texts enough to see whether mistakes are worth trying on all: those that are wrong first, then others."""
-        lengths = [len(self.token_ids[row]) for row in evidence.rows]
-        differs = [self._differs(evidence, place) for place in range(len(lengths))]
-        short = [place for place, length in enumerate(lengths) if length <= SHORT]
-        short.sort(key=lambda place: not differs[place])
-        fields = {field for mistake in made for field, _ in mistake.change}
-        together = any(mistake.of_batches for mistake in made)
-        if "max_seq_length" in fields:  # shows in long texts only
-            return evidence if together or len(made) == 1 else evidence.some([[int(np.argmax(lengths)), *short[:2]]])
-        if together:
-            batches = [batch for batch in evidence.batches if set(batch) <= set(short)]
-            batches.sort(key=lambda batch: not any(differs[place] for place in batch))
-            if batches:
-                return evidence.some(batches[: 2 if len(made) == 1 else 1])
-            # all in one batch: padding goes by the longest, so with it a few will do; an order needs them all
-            return evidence if "rows" in fields else evidence.some([[int(np.argmax(lengths)), *short[:3]]])
-        some = 3 if "pad_to" in fields else 16 if len(made) == 1 else 6
-        return evidence.some([short[:some]]) if short else evidence
+    # --- how much is explained -----------------------------------------------------------------
 
-    def _judge(self, made: Made, evidence: Sequence[Evidence]) -> Cause:
-        """How much these mistakes, all made, explain of the evidence of which they explain least."""
-        names, says = " + ".join(m.name for m in made), "; and ".join(m.says for m in made)
-        if self.tried:
-            self.tried(names)
-        variant = variant_of(made)
-        explained, remaining = 1.0, 0.0
-        for one in evidence:
-            if all(_left(f, w, one) <= 1 for f, w in zip(one.found, one.wanted, strict=True)):
-                return Cause(names, 0.0, says, np.inf)  # these texts do not show the difference
-            values = self._make(variant, one)
-            left = [_left(f, v, one) / _length(v, one) for f, v in zip(one.found, values, strict=True)]
-            worst = float(np.max(left))  # NaN if one is
-            share = self._share(variant, one, values)
-            explained = min(explained, max(0.0, share))
-            remaining = max(remaining, worst if np.isfinite(worst) else np.inf)
-        return Cause(names, float(explained), says, float(remaining))
-
-    def _make(self, variant: Variant, evidence: Evidence) -> Sequence[Array]:
-        """What a backend with this variant gives at the evidence's stage."""
+    def _simulate(self, variant: Variant, evidence: Evidence) -> Sequence[Array]:
+        """Return what a port with this variant's decisions returns at the evidence's stage, one array per text."""
         return self.simulator.stage(variant, tuple(evidence.rows), tuple(map(tuple, evidence.batches)), evidence.stage)
 
-    def _share(self, variant: Variant, evidence: Evidence, values: Sequence[Array]) -> float:
-        """The share of the squared difference that is explained."""
+    def _judge(self, hypothesis: Hypothesis, evidence: Sequence[Evidence]) -> Cause:
+        """Return how well the hypothesis explains these stages: the smallest share and the largest remainder."""
+        name = " + ".join(mistake.name for mistake in hypothesis)
+        description = "; and ".join(mistake.description for mistake in hypothesis)
+        if self.tried:
+            self.tried(name)
+        variant = variant_of(hypothesis)
+        explained, remaining = 1.0, 0.0
+        for one in evidence:
+            if not any(self._is_wrong(one, place) for place in range(len(one.rows))):
+                return Cause(name, 0.0, description, np.inf)  # these texts do not show the difference
+            simulated = self._simulate(variant, one)
+            worst = np.max(
+                [
+                    _in_tolerances(got, made, one) / _length_factor(made, one)
+                    for got, made in zip(one.got, simulated, strict=True)
+                ]
+            )
+            explained = min(explained, max(0.0, self._share(variant, one, simulated)))
+            remaining = max(remaining, float(worst) if np.isfinite(worst) else np.inf)
+        return Cause(name, float(explained), description, float(remaining))
+
+    def _share(self, variant: Variant, evidence: Evidence, simulated: Sequence[Array]) -> float:
+        """Return the share of the squared difference that the simulated values explain; negative if they are worse."""
 
         def distance(a: Sequence[Array], b: Sequence[Array]) -> float:
-            return sum(_distance(x, y, evidence.stage) for x, y in zip(a, b, strict=True))
+            return sum(_squared_distance(x, y, evidence.stage) for x, y in zip(a, b, strict=True))
 
-        whole, left = distance(evidence.found, evidence.wanted), distance(evidence.found, values)
+        whole, left = distance(evidence.got, evidence.expected), distance(evidence.got, simulated)
         if not np.isfinite(left) or whole == 0:
             return 0.0
-        if variant.activations == "float32" or left >= whole:
-            return 1 - left / whole
-        # Activations of few bits have noise of their own: two right implementations of this very mistake round in
-        # other places, and differ by as much as `apart`. That much is no argument against it, provided that what the
-        # format changes has the size and, more or less, the direction of what there is to explain.
-        without = self._make(replace(variant, activations="float32", weights="float32", tables="float32"), evidence)
-        if any(not f.shape == v.shape == o.shape for f, v, o in zip(evidence.found, values, without, strict=True)):
-            return 1 - left / whole
-        there, changes = (
-            np.concatenate([np.ravel(x - o) for x, o in zip(part, without, strict=True)], dtype=np.float64)
-            for part in (evidence.found, values)
+        if left < whole and self._format_resembles_difference(variant, evidence, simulated):
+            noise_floor = distance(simulated, self._simulate(replace(variant, dither=True), evidence))
+            left = max(0.0, left - noise_floor)
+        return 1 - left / whole
+
+    def _format_resembles_difference(self, variant: Variant, evidence: Evidence, simulated: Sequence[Array]) -> bool:
+        """Whether activations have few bits, and rounding to them has about the effect that the port shows.
+
+        With u = got - exact and v = simulated - exact, where exact is the same variant in float32:
+        |u|^2 / 2 < |v|^2 < 2 |u|^2 and cos(u, v) > 1/4.
+        """
+        if variant.activations == "float32":
+            return False
+        exact = self._simulate(replace(variant, activations="float32", weights="float32", tables="float32"), evidence)
+        if any(not g.shape == s.shape == e.shape for g, s, e in zip(evidence.got, simulated, exact, strict=True)):
+            return False
+        u, v = (
+            np.concatenate([np.ravel(x - e) for x, e in zip(values, exact, strict=True)], dtype=np.float64)
+            for values in (evidence.got, simulated)
         )
-        size, length = float(there @ there), float(np.linalg.norm(changes) * np.linalg.norm(there))
-        if not (0.5 * size < float(changes @ changes) < 2 * size and float(changes @ there) > 0.25 * length):
-            return 1 - left / whole
-        apart = distance(values, self._make(replace(variant, dither=True), evidence))
-        return 1 - max(0.0, left - apart) / whole
+        similar_size = 0.5 * float(u @ u) < float(v @ v) < 2 * float(u @ u)
+        return similar_size and float(v @ u) > 0.25 * float(np.linalg.norm(v) * np.linalg.norm(u))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minilm_np.crosscheck.causes import CANDIDATE, Cause, Evidence, Search
+from minilm_np.crosscheck.causes import Cause, Evidence, Search
 from minilm_np.crosscheck.probes import PROBES, TEXTS
 from minilm_np.crosscheck.report import Report, StageResult, Worst
 from minilm_np.crosscheck.truth import STAGE_ROWS, Truth, batches, simulator, tolerance, truth
@@ -216,7 +216,7 @@ def _judge(evidence: Evidence, reference: Truth) -> StageResult:
     stage, allowed = evidence.stage, evidence.tolerance
     largest_error = -1.0
     worst: tuple[int, tuple[int, ...]] = (0, ())  # position in evidence.rows, index of the element
-    for i, (row, value, expected) in enumerate(zip(evidence.rows, evidence.found, evidence.wanted, strict=True)):
+    for i, (row, value, expected) in enumerate(zip(evidence.rows, evidence.got, evidence.expected, strict=True)):
         if value.shape != expected.shape:
             what = f"expected shape {expected.shape}, got {value.shape}"
             if stage == "token_ids":
@@ -228,7 +228,7 @@ def _judge(evidence: Evidence, reference: Truth) -> StageResult:
         if error[index] > largest_error:
             largest_error, worst = float(error[index]), (i, tuple(int(axis) for axis in index))
     i, place = worst
-    row, element, expected = evidence.rows[i], evidence.found[i][place], evidence.wanted[i][place]
+    row, element, expected = evidence.rows[i], evidence.got[i][place], evidence.expected[i][place]
     token = None if largest_error <= allowed else _token(stage, place, reference.token_ids[row], reference.checkpoint)
     probe = PROBES[row]
     return StageResult(
@@ -275,12 +275,12 @@ def _explain(report: Report, evidence: list[Evidence], reference: Truth, tried: 
         if result.ok and item.stage not in ("token_ids", FINAL)
     ]
     chosen = [wrong[0]] if len(wrong) == 1 else [wrong[0], wrong[-1]]
-    if any(not np.isfinite(value).all() for item in chosen for value in item.found):
+    if any(not np.isfinite(value).all() for item in chosen for value in item.got):
         says = f"{chosen[0].stage} contains NaN or infinity"
         return replace(report, causes=[Cause("not-finite", 1.0, says, 0.0)])
     # final vectors among the stages may be those of stage_texts() only
     complete = [item for item in wrong if item.stage == FINAL and len(item.rows) == len(TEXTS)]
-    final = np.stack(complete[0].found) if complete else None
+    final = np.stack(complete[0].got) if complete else None
     moved = None if final is None else _moved_rows(final, reference.embeddings)
     unrelated = None if final is None or moved else _unrelated_vectors(final, reference.embeddings)
     if moved:  # the vectors are right, so only a mistake in the order of rows can explain them
@@ -293,7 +293,7 @@ def _explain(report: Report, evidence: list[Evidence], reference: Truth, tried: 
     seen = moved or unrelated
     if seen and not (causes and causes[0].fits):
         causes = [seen, *causes]
-    closest = search.closest if not causes and search.closest and search.closest.explained < CANDIDATE else None
+    closest = None if causes else search.closest
     return replace(report, causes=causes, closest=closest)
 
 

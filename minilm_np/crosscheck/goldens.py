@@ -26,7 +26,7 @@ import numpy as np
 from minilm_np import __version__
 from minilm_np.checkpoint import read_safetensors
 from minilm_np.crosscheck.probes import PROBES, TEXTS
-from minilm_np.crosscheck.truth import STAGE_ROWS, K, Truth, compute, float32_errors, tolerance
+from minilm_np.crosscheck.truth import STAGE_ROWS, TOLERANCE_FACTOR, Truth, compute, float32_errors, tolerance
 from minilm_np.model import Array, stage_names
 from minilm_np.weights import DEFAULT_MODEL, SHA256
 
@@ -148,7 +148,7 @@ def _manifest(reference: Truth, contents: dict[str, bytes]) -> dict[str, Any]:
         "model": DEFAULT_MODEL,
         "model_files": SHA256,
         "cases": len(TEXTS),
-        "tolerance": f"absolute, of each element: {K} times the largest float32 error measured",
+        "tolerance": f"absolute, of each element: {TOLERANCE_FACTOR} times the largest float32 error measured",
         "stages": {
             stage: {"tolerance": tolerance(stage), "float32_errors": float32_errors()[stage]}
             for stage in stage_names(reference.checkpoint.config)

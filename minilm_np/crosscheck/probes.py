@@ -1,7 +1,7 @@
-"""The texts that a backend is asked about: each is there because some mistake shows in it.
+"""The probe texts that a port has to encode. Each is included because some mistake shows in it.
 
-They come in batches, which is how a backend is called: padding, and what goes wrong with it, depends on who is in a
-batch with whom. Texts of unlike length meet on purpose.
+A port is called with one batch at a time. Padding, and mistakes in it, depend on the other texts of a batch, so the
+batches mix texts of different lengths.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 class Probe(NamedTuple):
     name: str
     text: str
-    stages: bool = False  # whether a golden bundle has its stages
+    stages: bool = False  # whether stages are compared, and stored in golden bundles
 
 
 _LONG = (
@@ -24,7 +24,7 @@ _LIST = (
 )
 
 BATCHES: tuple[tuple[Probe, ...], ...] = (
-    (  # ordinary texts: every mistake of arithmetic shows here
+    (  # ordinary texts: every mistake of arithmetic shows in them
         Probe("sentence", "A man is eating a piece of bread.", True),
         Probe("word", "bread", True),
         Probe("question", "how do i reset my password if the e-mail never arrives"),
@@ -34,7 +34,7 @@ BATCHES: tuple[tuple[Probe, ...], ...] = (
         Probe("short", "Yes.", True),
         Probe("news", "Shares of the carmaker fell 4.2% after it recalled vehicles sold since March."),
     ),
-    (  # what a normaliser may get wrong
+    (  # texts that a wrong normalizer changes
         Probe("accents", "Caf\u00e9 d\u00e9j\u00e0 vu, na\u00efve r\u00e9sum\u00e9, \u00c5ngstr\u00f6m", True),
         Probe("decomposed accents", "Cafe\u0301 nai\u0308ve re\u0301sume\u0301"),
         Probe("capitals", "NASA And The FBI Met In WASHINGTON", True),
@@ -44,7 +44,7 @@ BATCHES: tuple[tuple[Probe, ...], ...] = (
         Probe("odd spaces", "tab\there,\u00a0no-break,\u3000ideographic,\nline,\r\nand\u2003em  space"),
         Probe("replacement", "a broken \ufffd character and a private \ue000 one"),
     ),
-    (  # other scripts, punctuation, things without a word piece
+    (  # other scripts and characters without a word piece
         Probe("german", "Die Stra\u00dfe ist n\u00e4mlich gr\u00f6\u00dfer, \u00fcberpr\u00fcfte J\u00f6rg."),
         Probe(
             "russian",
@@ -57,7 +57,7 @@ BATCHES: tuple[tuple[Probe, ...], ...] = (
         Probe("emoji", "so happy \U0001f600\U0001f680\u2764\ufe0f today"),
         Probe("turkish", "\u0130stanbul I\u015f\u0131kl\u0131 DI\u015eARI", True),
     ),
-    (  # form
+    (  # code, addresses, punctuation, special tokens written in a text, long words
         Probe("code", "def f(x): return {k: v for k, v in x.items() if v != None}  # O(n)"),
         Probe("address", "https://www.example.org/a/b?id=42&lang=en#top or mail to joe.bloggs@example.com"),
         Probe("punctuation", "?!... -- (([[{{]])) \u00ab\u00bb \u201cquoted\u201d \u2019s $5 \u20ac7 50%", True),
@@ -67,7 +67,7 @@ BATCHES: tuple[tuple[Probe, ...], ...] = (
         Probe("maths", "\u2211 x\u00b2 \u2264 \u221e, \u03b1 \u2208 \u211d, \u00bd \u00d7 \u00be"),
         Probe("full width", "\uff26\uff35\uff2c\uff2c \uff37\uff29\uff24\uff34\uff28 \ufb01ne"),
     ),
-    (  # the same thing in other words, orders, and lengths
+    (  # similar texts with different meanings, and long texts
         Probe("near 1", "The cat chased the mouse."),
         Probe("near 2", "The mouse chased the cat."),
         Probe("not", "This film is not good, it is great."),

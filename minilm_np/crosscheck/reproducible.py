@@ -1,10 +1,11 @@
-"""The third op set: float64 whose every bit is the same on every machine.
+"""A third op set: float64 with the same bits on every machine. Golden bundles are written with it.
 
-BLAS and the C library round as the machine's vectors and their authors like, so the same float64 program gives other
-last bits elsewhere. Here only operations are used that IEEE 754 defines to the bit (+ - * / sqrt, rounding, scaling by
-powers of two), in a fixed order. Matrix products, whose order BLAS chooses, are made exact: each factor is cut into
-slices of so few bits that no sum can round, whatever its order. (Ozaki et al. 2012, Error-free transformations of
-matrix multiplication.) As accurate as float64, ten times slower; golden bundles are made with it.
+BLAS and the C library choose the order and the rounding of their operations by machine and version, so a float64
+program returns different last bits on different machines. This op set uses only operations whose result IEEE 754
+defines exactly (+ - * / sqrt, rounding, scaling by powers of two), in a fixed order. BLAS still computes the matrix
+products, but they are exact in any order: each factor is split into slices with so few bits that no sum can round.
+(Ozaki et al. 2012, Error-free transformations of matrix multiplication.) The result is as accurate as float64 and takes
+ten times as long.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from minilm_np.ops import Dense, LayerNorm, Tables, prepare_dense
 
 __all__ = ["add_layer_norm", "attention", "attention_probs", "embed", "l2_normalize", "linear", "pool", "prepare_dense"]
 
-SLICES = 3  # of about 21 bits each: 63 bits below each row's largest element
+SLICES = 3  # of about 21 bits each: together 63 bits below the largest element of each row
 
 
 def _slices(x: Array, bits: int) -> tuple[list[Array], Array]:
-    """x (..., M, K) = 2^exponent * sum of slices[i] * 2^(-bits (i + 1)), slices of integers up to 2^bits, one exponent
-    (..., M, 1) a row; what is smaller than the last slice is dropped."""
+    """Return slices and exponent with x (..., M, K) = 2^exponent * sum_i slices[i] * 2^(-bits (i + 1)).
+
+    Slices hold integers of magnitude up to 2^bits. exponent (..., M, 1) is one number per row. Bits below the last
+    slice are dropped.
+    """
     _, exponent = np.frexp(np.abs(x).max(axis=-1, keepdims=True, initial=0))
-    rest = np.ldexp(x, -exponent)  # below 1
+    rest = np.ldexp(x, -exponent)  # magnitude below 1
     slices = []
     for _ in range(SLICES):
         rest = np.ldexp(rest, bits)
@@ -38,15 +42,18 @@ def _slices(x: Array, bits: int) -> tuple[list[Array], Array]:
 
 
 def matmul(a: Array, b: Array) -> Array:  # (..., M, K), (..., K, N) -> (..., M, N)
-    """a @ b, the same bits everywhere: K products of two slices, each below 2^(2 bits), sum to less than 2^53."""
+    """Return a @ b with the same bits everywhere.
+
+    The product of two slices is exact: a sum of K terms, each at most 2^(2 bits), stays at or below 2^53.
+    """
     bits = (53 - max(a.shape[-1] - 1, 1).bit_length()) // 2
     a_slices, a_exponent = _slices(a, bits)
     b_slices, b_exponent = _slices(b.swapaxes(-1, -2), bits)
     total: Any = 0.0
-    for both in reversed(range(SLICES)):  # the smallest first
-        for i in range(both + 1):
-            exact = a_slices[i] @ b_slices[both - i].swapaxes(-1, -2)
-            total = total + np.ldexp(exact, -bits * (both + 2))
+    for order in reversed(range(SLICES)):  # smallest terms first
+        for i in range(order + 1):
+            exact = a_slices[i] @ b_slices[order - i].swapaxes(-1, -2)
+            total = total + np.ldexp(exact, -bits * (order + 2))
     return np.asarray(np.ldexp(total, a_exponent + b_exponent.swapaxes(-1, -2)))
 
 
@@ -55,9 +62,12 @@ def _sum(x: Array) -> Array:  # (..., K) -> (..., 1)
 
 
 def exp(x: Array) -> Array:
-    """e^x, x <= 0: 2^k e^r, |r| <= ln(2) / 2, e^r by its series to r^14 (the next term is below 1e-19)."""
+    """Return e^x for x <= 0 as 2^k e^r with |r| <= ln(2) / 2.
+
+    The series of e^r ends at r^14; the next term is below 1e-19.
+    """
     k = np.rint(x * 1.4426950408889634)  # 1 / ln 2
-    r = x - k * 0.6931471803691238 - k * 1.9082149292705877e-10  # ln 2 in two parts; k times the first is exact
+    r = x - k * 0.6931471803691238 - k * 1.9082149292705877e-10  # ln 2 in two parts: k times the first is exact
     total = np.ones_like(r)
     for n in range(14, 0, -1):
         total = 1 + total * r / n
@@ -65,9 +75,9 @@ def exp(x: Array) -> Array:
 
 
 def gelu(x: Array) -> Array:
-    """x Phi(x), Phi(x) = 1/2 + phi(x) (x + x^3 / 3 + x^5 / (3 5) + ...). (Abramowitz & Stegun 1964, 26.2.11.)
+    """Return x Phi(x) with Phi(x) = 1/2 + phi(x) (x + x^3 / 3 + x^5 / (3 5) + ...).
 
-    Beyond |x| = 9 Phi is 0 or 1 to 1e-19. The absolute error of Phi is about 1e-16.
+    Abramowitz & Stegun 1964, 26.2.11. For |x| > 9, Phi is 0 or 1 up to 1e-19. The absolute error of Phi is about 1e-16.
     """
     z = np.clip(x, -9, 9)
     square = z * z
@@ -84,7 +94,7 @@ def gelu(x: Array) -> Array:
 def linear(x: Array, dense: Dense, activation: str | None) -> Array:  # (T, inputs) -> (T, outputs)
     y = matmul(x, dense.weight.T) + dense.bias
     if activation not in (None, "gelu", "relu"):
-        raise ValueError(f"activation: found {activation!r}, wanted 'gelu' or 'relu': bits of others differ by machine")
+        raise ValueError(f"activation: expected 'gelu' or 'relu', got {activation!r}, which is not reproducible")
     if activation == "gelu":
         return np.concatenate([gelu(block) for block in np.array_split(y, max(1, len(y) // 16))])
     return y if activation is None else ops.relu(y)
@@ -109,13 +119,13 @@ def embed(
 
 
 def attention_probs(qkv: Array, offsets: Array, num_heads: int) -> list[Array]:  # (T, 3H) -> B of (N, S, S)
-    found = []
+    probs = []
     for start, stop in pairwise(offsets):
         query, key, _ = ops.split_heads(qkv[start:stop], 1, num_heads)[:, 0]  # each (N, S, D)
         scores = matmul(query, key.swapaxes(-1, -2)) / math.sqrt(query.shape[-1])
         weights = exp(scores - scores.max(axis=-1, keepdims=True))
-        found.append(weights / _sum(weights))
-    return found
+        probs.append(weights / _sum(weights))
+    return probs
 
 
 def attention(qkv: Array, offsets: Array, num_heads: int) -> Array:  # (T, 3H) -> (T, H)

@@ -1,4 +1,4 @@
-"""What is right: the probes' word pieces and stages in float64, and how far from them a right backend may be."""
+"""Reference values for the probe texts (word pieces, and stages in float64), and the tolerance of each stage."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from minilm_np.crosscheck.variant import Checkpoint, Simulator, Stages
 from minilm_np.model import Array
 from minilm_np.tokenizer import Tokenizer
 
-K = 4.0
-"""What is allowed is K times the largest error measured. Right backends that were not measured for the table (ONNX
-Runtime, OpenVINO) stay within 1.0 of that largest error in the final vectors; the smallest mistake of the catalogue
-(LayerNorm eps 1e-6) is at 30 times the tolerance."""
+TOLERANCE_FACTOR = 4.0
+"""A tolerance is this many times the largest float32 error measured at the stage. ONNX Runtime and OpenVINO, which were
+not measured for the table, stay within 1.0 times that error in the final vectors; the smallest mistake of the catalogue
+(LayerNorm eps 1e-6) exceeds the tolerance 30 times."""
 
 STAGE_ROWS = tuple(row for row, probe in enumerate(PROBES) if probe.stages)
 
 
 def batches() -> list[list[int]]:
-    """Rows of TEXTS that are asked for together."""
+    """Return the rows of TEXTS that a port receives together, batch by batch."""
     rows = iter(range(len(TEXTS)))
     return [[next(rows) for _ in batch] for batch in BATCHES]
 
 
 @lru_cache(1)
 def float32_errors() -> dict[str, dict[str, float]]:
-    """Of each stage the largest error of NumPy, Numba and PyTorch in float32 (bench/generate/float32_errors.py)."""
+    """Return the largest float32 errors per stage on NumPy, Numba and PyTorch (bench/generate/float32_errors.py)."""
     table: dict[str, dict[str, float]] = json.loads(
         (Path(__file__).parent / "float32_errors.json").read_text(encoding="utf-8")
     )
@@ -40,18 +40,20 @@ def float32_errors() -> dict[str, dict[str, float]]:
 
 
 def tolerance(stage: str) -> float:
-    """The largest absolute error of an element that is allowed at a stage; 0 for token_ids."""
-    return 0.0 if stage == "token_ids" else K * max(float32_errors()[stage].values())
+    """Return the largest absolute error of an element that is allowed at a stage; 0 for token_ids."""
+    return 0.0 if stage == "token_ids" else TOLERANCE_FACTOR * max(float32_errors()[stage].values())
 
 
 class Truth(NamedTuple):
+    """Reference values for the probe texts."""
+
     checkpoint: Checkpoint
-    token_ids: list[Array]  # of each of TEXTS, (S,)
-    embeddings: Array  # (n, H) float64, of TEXTS
-    stages: Stages  # of the texts of STAGE_ROWS only
+    token_ids: list[Array]  # (S,) for each of TEXTS
+    embeddings: Array  # (n, H) float64, one row for each of TEXTS
+    stages: Stages  # float64, for the texts of STAGE_ROWS only
 
     def of(self, stage: str, rows: Iterable[int]) -> list[Array]:
-        """A stage's value for each of these rows of TEXTS."""
+        """Return a stage's value for each of these rows of TEXTS."""
         if stage == "token_ids":
             return [self.token_ids[row] for row in rows]
         if stage == "sentence_embedding":
@@ -60,31 +62,31 @@ class Truth(NamedTuple):
 
 
 def compute(ops: Any) -> Truth:
-    """The truth about the probes, by a float64 op set."""
+    """Return the reference values for the probe texts, computed in float64 by the op set `ops`."""
     checkpoint = Checkpoint.load(dtype="float64")
     bert = model.prepare(checkpoint.params, checkpoint.config, ops)
     tokens = Tokenizer(checkpoint.folder / "tokenizer.json", checkpoint.config.max_seq_length)(TEXTS)
-    some = tokens.take(STAGE_ROWS)
+    stage_tokens = tokens.take(STAGE_ROWS)
     stages: Stages = {}
 
     def observe(stage: str, value: Any) -> None:
-        stages[stage] = by_text(stage, value, some.offsets)
+        stages[stage] = by_text(stage, value, stage_tokens.offsets)
 
-    model.forward(bert, *some, observe)
+    model.forward(bert, *stage_tokens, observe)
     embeddings = model.forward(bert, *tokens)
     return Truth(checkpoint, by_text("token_ids", tokens.token_ids, tokens.offsets), embeddings, stages)
 
 
 def by_text(stage: str, value: Any, offsets: Array) -> list[Array]:
-    """A stage's packed value as one array for each text."""
+    """Split a stage's packed value into one array per text."""
     if stage.endswith("attention_probs") or stage in ("pooled", "sentence_embedding"):
-        return [np.asarray(of_text) for of_text in value]
+        return [np.asarray(part) for part in value]
     return np.split(value, offsets[1:-1])
 
 
 @lru_cache(1)
 def truth() -> Truth:
-    """The truth with all stages, computed once in a process; about two seconds."""
+    """Return the reference values, computed once per process by the NumPy op set in about two seconds."""
     from minilm_np import ops
 
     return compute(ops)
@@ -92,5 +94,5 @@ def truth() -> Truth:
 
 @lru_cache(1)
 def simulator() -> Simulator:
-    """What makes mistakes on purpose; it remembers what it made."""
+    """Return the simulator of mistakes, one per process, which caches the values it simulates."""
     return Simulator(Checkpoint.load())

@@ -1,8 +1,8 @@
-"""Sentence embeddings, made with any of the decisions taken wrongly.
+"""Simulate a port of the model that makes any given mistake.
 
-A `Variant` lists the decisions that a port of the model takes; its defaults are the right ones. `run` computes what a
-backend that follows the variant would give. The architecture is model.py's, as always: a wrong decision is a wrong
-tokenizer, parameter, or operation that is handed to it. This is slow, plain NumPy in float32.
+A `Variant` lists the decisions that a port makes; the defaults are the correct ones. `Simulator.run` computes the
+vectors and stages that a port with these decisions returns. The architecture is model.py's: a wrong decision passes it
+a different tokenizer, parameter or operation. The code is slow, plain NumPy in float32.
 """
 
 from __future__ import annotations
@@ -18,53 +18,52 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from minilm_np import model, ops
+from minilm_np import formats, model, ops
 from minilm_np.crosscheck.probes import TEXTS
 from minilm_np.model import Array, BertConfig
 from minilm_np.tokenizer import Tokenizer, Tokens
 from minilm_np.weights import load
 
-Stages = dict[str, list[Array]]  # of each stage, the value for each text: (S, H), (N, S, S) or (H,)
-LONGEST = 0
-ULP = {"fp16": np.float32(2**-10), "bf16": np.float32(2**-7)}  # of numbers from 1 to 2
+Stages = dict[str, list[Array]]  # stage -> one value per text: (S, H), (N, S, S) or (H,)
+LONGEST = 0  # pad_to: pad to the longest text of the batch
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The decisions, in the order in which they are taken."""
+    """The decisions of a port, in the order in which it makes them. The defaults are the correct ones."""
 
     # text -> word pieces
     prefix: str = ""
-    normalizer: tuple[tuple[str, bool], ...] = ()  # options of BertNormalizer that are not tokenizer.json's
+    normalizer: tuple[tuple[str, bool], ...] = ()  # BertNormalizer options that differ from tokenizer.json
     max_seq_length: int = 256
     special_tokens: tuple[str, ...] = ("[CLS]", "[SEP]")
     # word pieces -> rows of the embedding tables
-    token_type: int | None = 0  # None: no row is added
+    token_type: int | None = 0  # None: no token type embedding is added
     position_offset: int = 0
     positions_from: Literal["sentence", "batch", "left padding"] = "sentence"  # where position 0 is
-    # padding, which a right backend has, too, but hides
-    pad_to: int | None = None  # LONGEST of the batch, or a number of word pieces
+    # padding: a correct port pads too, but masks it
+    pad_to: int | None = None  # LONGEST, or a number of word pieces
     padding_attended: bool = False
     padding_pooled: bool = False
-    mask_by_id: bool = False  # whatever is word piece 0 is taken for padding, a [PAD] that a text has written, too
+    mask_by_id: bool = False  # every word piece 0 counts as padding, including a [PAD] written in a text
     # parameters
-    layers: tuple[int, ...] | None = None  # which layers, in which order
-    transposed: frozenset[str] = frozenset()  # names of dense modules, of the checkpoint
-    without_bias: frozenset[str] = frozenset()
+    layers: tuple[int, ...] | None = None  # which layers run, in which order; None: all
+    transposed: frozenset[str] = frozenset()  # dense modules, by their names in the checkpoint
+    without_bias: frozenset[str] = frozenset()  # dense and LayerNorm modules
     weights: Literal["float32", "fp16", "bf16", "int8 per tensor", "int8 per channel"] = "float32"
-    tables: Literal["float32", "int8 per tensor"] = "float32"  # the embedding tables, where `weights` leaves them
+    tables: Literal["float32", "int8 per tensor"] = "float32"  # embedding tables, on top of `weights`
     # arithmetic
     hidden_act: Literal["gelu", "gelu_new", "quick_gelu", "relu"] = "gelu"
     layer_norm_eps: float = 1e-12
     unbiased_variance: bool = False
-    without_norm: frozenset[str] = frozenset()  # names of LayerNorm modules
-    without_residual: frozenset[str] = frozenset()  # the LayerNorm modules where it is added
+    without_norm: frozenset[str] = frozenset()  # LayerNorm modules
+    without_residual: frozenset[str] = frozenset()  # LayerNorm modules whose residual is not added
     pre_norm: bool = False
     attention_scale: Literal["head", "hidden", "none"] = "head"
-    attention_order: tuple[int, int, int] = (0, 1, 2)  # which of query, key, value takes which place
+    attention_order: tuple[int, int, int] = (0, 1, 2)  # which of query, key, value acts as query, key, value
     heads: Literal["blocks", "interleaved", "not transposed", "not transposed back"] = "blocks"
     activations: Literal["float32", "fp16", "bf16", "int8"] = "float32"
-    dither: bool = False  # rounds activations otherwise: as far off, but not in the same direction
+    dither: bool = False  # round activations differently: errors of the same size in other directions
     # word pieces -> one vector
     pooling_mode: str = "mean"
     specials_pooled: bool = True
@@ -73,14 +72,14 @@ class Variant:
     rows: Literal["given", "longest first", "shortest first", "first repeated", "all first"] = "given"
 
 
-OF_PARAMETERS = (  # the decisions that change the prepared model
+PARAMETER_FIELDS = (  # fields of Variant that change the prepared model
     *("layers", "transposed", "without_bias", "weights", "tables", "token_type"),
     *("hidden_act", "layer_norm_eps", "pooling_mode", "scaling"),
 )
 
 
 class Checkpoint(NamedTuple):
-    """What is read once, whatever the variant."""
+    """The checkpoint's files, read once for all variants."""
 
     folder: Path
     config: BertConfig
@@ -88,18 +87,18 @@ class Checkpoint(NamedTuple):
 
     @classmethod
     def load(cls, dtype: str = "float32") -> Checkpoint:
-        """all-MiniLM-L6-v2; errors as those of `weights.load`."""
+        """Load all-MiniLM-L6-v2. Raises what `weights.load` raises."""
         place, config, params = load(dtype=dtype)
         return cls(place.folder, config, params)
 
 
 class Batch(NamedTuple):
-    """Word pieces of the texts that are computed together, padding included."""
+    """The packed tokens of texts that run together, including padding."""
 
     tokens: Tokens
     position_ids: Array  # (T,)
     lengths: Array  # (B,) without padding
-    mask: Array  # (T,) bool: what is attended to, and pooled
+    mask: Array  # (T,) bool: False where a token is padding
 
 
 class Run(NamedTuple):
@@ -109,18 +108,19 @@ class Run(NamedTuple):
 
 
 class Simulator:
-    """Runs variants on one checkpoint."""
+    """Run variants of one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
         self._tokenizer = lru_cache(64)(self._make_tokenizer)
-        self.stage = lru_cache(512)(self._make_stage)  # rows of TEXTS; the next backend is asked the same questions
-        self._stored = lru_cache(2)(self._make_stored)
-        self._bert = lru_cache(2)(self._prepare)  # the right one and the one at hand
+        self.stage = lru_cache(512)(self._run_stage)  # checks of further ports ask for many of the same values
+        self._stored = lru_cache(2)(self._store_parameters)
+        self._bert = lru_cache(2)(self._prepare)  # the correct model and the current variant
 
-    def _make_stage(
+    def _run_stage(
         self, variant: Variant, rows: tuple[int, ...], batches: tuple[tuple[int, ...], ...], stage: str
     ) -> list[Array]:
+        """Return one stage's value for each of these rows of TEXTS; `batches` holds indices into `rows`."""
         run = self.run(variant, [TEXTS[row] for row in rows], batches, [stage])
         return run.token_ids if stage == "token_ids" else run.stages[stage]
 
@@ -131,30 +131,35 @@ class Simulator:
         batches: Iterable[Sequence[int]],
         stages: Iterable[str] = (),
     ) -> Run:
-        """Embeddings of `texts`; `batches` says which rows are computed, and returned, together."""
+        """Return what a port with this variant's decisions returns for `texts`.
+
+        batches: indices into `texts` of the texts that the port receives, and returns, together.
+        stages: names of the stages to return as well.
+        """
         embeddings = np.zeros((len(texts), self.checkpoint.config.hidden_size), np.float32)
-        found: dict[str, list[Any]] = {stage: [None] * len(texts) for stage in stages}
+        values: dict[str, list[Any]] = {stage: [None] * len(texts) for stage in stages}
         token_ids: list[Any] = [None] * len(texts)
         for rows in batches:
             batch = self._tokenize(variant, [texts[row] for row in rows])
-            seen: dict[str, list[Array]] = {}
+            observed: dict[str, list[Array]] = {}
 
-            def observe(stage: str, value: Any, batch: Batch = batch, seen: dict[str, list[Array]] = seen) -> None:
-                if stage in found:
-                    seen[stage] = _by_text(stage, value, batch)
+            def observe(
+                stage: str, value: Any, batch: Batch = batch, observed: dict[str, list[Array]] = observed
+            ) -> None:
+                if stage in values:
+                    observed[stage] = _split_by_text(stage, value, batch)
 
-            vectors = self._forward(variant, batch, observe if found else None)
-            order = _order(variant.rows, batch.lengths)
+            vectors = self._forward(variant, batch, observe if values else None)
+            order = _row_order(variant.rows, batch.lengths)
             embeddings[list(rows)] = vectors[order]
-            for place, row in enumerate(rows):
-                start = batch.tokens.offsets[place]
-                token_ids[row] = batch.tokens.token_ids[start : start + batch.lengths[place]]
-                for stage, values in seen.items():
-                    found[stage][row] = values[place]
-            if "sentence_embedding" in found:
-                for place, row in enumerate(rows):
-                    found["sentence_embedding"][row] = embeddings[rows[place]]
-        return Run(embeddings, found, token_ids)
+            for i, row in enumerate(rows):
+                start = batch.tokens.offsets[i]
+                token_ids[row] = batch.tokens.token_ids[start : start + batch.lengths[i]]
+                for stage, of_batch in observed.items():
+                    values[stage][row] = of_batch[i]
+                if "sentence_embedding" in values:
+                    values["sentence_embedding"][row] = embeddings[row]
+        return Run(embeddings, values, token_ids)
 
     # --- text -> word pieces -------------------------------------------------------------------
 
@@ -183,41 +188,41 @@ class Simulator:
         ids = [encoding.ids for encoding in encode([variant.prefix + text for text in texts])]
         lengths = np.array([len(row) for row in ids])
         if variant.pad_to is not None:
-            to = max(variant.pad_to, int(lengths.max(initial=0)))
-            ids = [row + [0] * (to - len(row)) for row in ids]  # [PAD] is word piece 0
-        padded = np.array([len(row) for row in ids])
-        offsets = np.concatenate([[0], np.cumsum(padded)])
+            width = max(variant.pad_to, int(lengths.max(initial=0)))
+            ids = [row + [0] * (width - len(row)) for row in ids]  # [PAD] is word piece 0
+        padded_lengths = np.array([len(row) for row in ids])
+        offsets = np.concatenate([[0], np.cumsum(padded_lengths)])
         T = int(offsets[-1])
         position_ids = np.arange(T)
         if variant.positions_from != "batch":
-            position_ids -= np.repeat(offsets[:-1], padded)
+            position_ids -= np.repeat(offsets[:-1], padded_lengths)
         if variant.positions_from == "left padding":
-            position_ids += np.repeat(lengths.max(initial=0) - lengths, padded)
+            position_ids += np.repeat(lengths.max(initial=0) - lengths, padded_lengths)
         position_ids += variant.position_offset
-        most = self.checkpoint.config.max_position_embeddings - 1
+        last_position = self.checkpoint.config.max_position_embeddings - 1
         token_ids = np.array([piece for row in ids for piece in row], np.int32)
         types = np.full(T, variant.token_type or 0, np.int32)
-        mask = np.arange(T) - np.repeat(offsets[:-1], padded) < np.repeat(lengths, padded)
+        mask = np.arange(T) - np.repeat(offsets[:-1], padded_lengths) < np.repeat(lengths, padded_lengths)
         if variant.mask_by_id:
             mask &= token_ids != 0
-        return Batch(Tokens(token_ids, types, offsets), np.clip(position_ids, 0, most), lengths, mask)
+        return Batch(Tokens(token_ids, types, offsets), np.clip(position_ids, 0, last_position), lengths, mask)
 
     # --- parameters ----------------------------------------------------------------------------
 
-    def _make_stored(self, weights: str, tables: str) -> Mapping[str, Array]:
+    def _store_parameters(self, weights: str, tables: str) -> Mapping[str, Array]:
         params = self.checkpoint.params
         if weights != "float32":
-            params = {name: quantize(name, value, weights) for name, value in params.items()}
+            params = {name: _round_parameter(name, value, weights) for name, value in params.items()}
         if tables != "float32":
             names = [name for name in params if name.endswith("_embeddings.weight")]
-            params = {**params, **{name: _to_int8(params[name], None) for name in names}}
+            params = {**params, **{name: formats.round_to_int8(params[name]) for name in names}}
         return params
 
     def _prepare(self, variant: Variant) -> model.Bert:
         config, params = self.checkpoint.config, dict(self._stored(variant.weights, variant.tables))
         for name in variant.transposed:
             weight = params[f"{name}.weight"]
-            # what is not square can only be read in the wrong order: (in, out) taken for (out, in)
+            # A weight that is not square is misread: memory in (inputs, outputs) order taken as (outputs, inputs)
             square = weight.shape[0] == weight.shape[1]
             params[f"{name}.weight"] = weight.T if square else np.ascontiguousarray(weight.T).reshape(weight.shape)
         for name in variant.without_bias:
@@ -227,10 +232,10 @@ class Simulator:
             params[types] = np.zeros_like(params[types])
         if variant.layers is not None:
             config = replace(config, num_hidden_layers=len(variant.layers))
-            right_order = dict(params)
+            originals = dict(params)
             for i, layer in enumerate(variant.layers):
-                here, there = f"encoder.layer.{i}.", f"encoder.layer.{layer}."
-                params |= {here + k.removeprefix(there): v for k, v in right_order.items() if k.startswith(there)}
+                target, source = f"encoder.layer.{i}.", f"encoder.layer.{layer}."
+                params |= {target + k.removeprefix(source): v for k, v in originals.items() if k.startswith(source)}
         config = replace(
             config,
             hidden_act=variant.hidden_act,
@@ -243,26 +248,25 @@ class Simulator:
         return bert._replace(weights={**bert.weights, **named})
 
     def _forward(self, variant: Variant, batch: Batch, observe: model.Observer) -> Array:
-        bert = self._bert(replace(Variant(), **{field: getattr(variant, field) for field in OF_PARAMETERS}))
-        wrong = WrongOps(variant, batch, bert)
-        with np.errstate(all="ignore"):  # a wrong variant may well overflow
-            return model.forward(bert._replace(ops=wrong), *batch.tokens, observe)
+        bert = self._bert(replace(Variant(), **{field: getattr(variant, field) for field in PARAMETER_FIELDS}))
+        with np.errstate(all="ignore"):  # a wrong variant may overflow
+            return model.forward(bert._replace(ops=VariantOps(variant, batch, bert)), *batch.tokens, observe)
 
 
 # --- operations --------------------------------------------------------------------------------
 
 
 class Named(NamedTuple):
-    """A module's weights with its name, so that an operation knows where it is."""
+    """A module's weights with its name, which tells an operation where in the model it runs."""
 
     name: str
     value: Any
 
 
-class WrongOps:
-    """The NumPy op set (ops.py) with the variant's decisions; one for each batch.
+class VariantOps:
+    """The NumPy op set (ops.py) with the variant's decisions, for one batch.
 
-    T tokens of all texts, padding included    B texts    H hidden size    N heads    S tokens of one text    D = H / N
+    T tokens of all texts, including padding    B texts    H hidden size    N heads    S tokens of one text    D = H / N
     """
 
     prepare_dense = staticmethod(ops.prepare_dense)
@@ -285,7 +289,7 @@ class WrongOps:
             norm = f"{layer}.attention.output" if name.endswith("attention.self") else f"{layer}.output"
             x = self._layer_norm(x, self.bert.weights[f"{norm}.LayerNorm"], variant.layer_norm_eps)
         if variant.activations == "int8":
-            x = _to_uint8(x, self.random.random(x.shape, np.float32) - np.float32(0.5) if variant.dither else 0)
+            x = formats.round_to_uint8(x, self._half_steps(x) if variant.dither else 0.0)
         y = self._round(ops.linear(x, dense.value, None))
         if activation == "quick_gelu":
             y = y / (1 + np.exp(-1.702 * y))
@@ -312,7 +316,7 @@ class WrongOps:
         return [probs for probs, _ in self._heads(qkv, offsets, num_heads)]
 
     def _heads(self, qkv: Array, offsets: Array, num_heads: int) -> Iterator[tuple[Array, Array]]:
-        """Of each sentence attention_probs (N, S, S) and value (N, S, D)."""
+        """Yield attention_probs (N, S, S) and value (N, S, D) of each text."""
         variant = self.variant
         head_size = qkv.shape[1] // (3 * num_heads)
         width = {"head": head_size, "hidden": num_heads * head_size, "none": 1}[variant.attention_scale]
@@ -339,7 +343,7 @@ class WrongOps:
                 rows = rows[self.batch.mask[start:stop]]
             if not variant.specials_pooled:
                 rows = rows[1 : self.batch.lengths[b] - 1]
-            if len(rows):  # of no word pieces at all the sum is 0
+            if len(rows):  # without tokens the pooled vector stays 0
                 pooled[b] = ops.pool(rows, np.array([0, len(rows)]), mode)[0]
         return self._round(pooled)
 
@@ -358,17 +362,32 @@ class WrongOps:
             return np.asarray(centred / np.sqrt(variance + np.float32(eps)) * weight + bias)
         return ops.layer_norm(x, norm.value, eps)
 
+    def _half_steps(self, x: Array) -> Array:
+        """Return random offsets between -1/2 and 1/2, which move roundings to the other neighbour."""
+        return self.random.random(x.shape, np.float32) - np.float32(0.5)
+
     def _round(self, x: Array) -> Array:
         activations = self.variant.activations
-        if self.variant.dither and activations in ULP:  # up to half a unit in the last place, up or down
-            x = x * (1 + ULP[activations] * (self.random.random(x.shape, np.float32) - np.float32(0.5)))
+        if self.variant.dither and activations in formats.EPSILON:
+            x = x * (1 + np.float32(formats.EPSILON[activations]) * self._half_steps(x))
         if activations == "fp16":
-            return x.astype(np.float16).astype(np.float32)
-        return to_bf16(x) if activations == "bf16" else x
+            return formats.round_to_fp16(x)
+        return formats.round_to_bf16(x) if activations == "bf16" else x
 
 
-def _by_text(stage: str, value: Any, batch: Batch) -> list[Array]:
-    """A stage's value for each text, without padding."""
+def _round_parameter(name: str, value: Array, format: str) -> Array:
+    """Return a parameter as it is after storage in `format`; int8 applies to dense weights only."""
+    if format == "fp16":
+        return formats.round_to_fp16(value)
+    if format == "bf16":
+        return formats.round_to_bf16(value)
+    if value.ndim < 2 or name.startswith("embeddings."):
+        return value
+    return formats.round_to_int8(value, axis=1 if format == "int8 per channel" else None)
+
+
+def _split_by_text(stage: str, value: Any, batch: Batch) -> list[Array]:
+    """Return a stage's value for each text, without padding."""
     if stage.endswith("attention_probs"):
         return [probs[:, :n, :n] for probs, n in zip(value, batch.lengths, strict=True)]
     if stage in ("pooled", "sentence_embedding"):
@@ -376,8 +395,8 @@ def _by_text(stage: str, value: Any, batch: Batch) -> list[Array]:
     return [value[start : start + n] for start, n in zip(batch.tokens.offsets[:-1], batch.lengths, strict=True)]
 
 
-def _order(rows: str, lengths: Array) -> Array:
-    """Which row of a batch is returned in each place."""
+def _row_order(rows: str, lengths: Array) -> Array:
+    """Return, for each place in a batch's result, which row is returned there."""
     if rows == "longest first":
         return np.argsort(-lengths, kind="stable")
     if rows == "shortest first":
@@ -386,39 +405,3 @@ def _order(rows: str, lengths: Array) -> Array:
     if rows == "first repeated":
         return np.maximum(order - 1, 0)
     return np.zeros_like(order) if rows == "all first" else order
-
-
-# --- number formats ----------------------------------------------------------------------------
-
-
-def to_bf16(x: Array) -> Array:
-    """float32 rounded to the nearest bfloat16, ties to even: the upper 16 bits."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    rounded &= np.uint32(0xFFFF0000)
-    return np.where(np.isnan(x), x, rounded.view(np.float32).reshape(x.shape))
-
-
-def quantize(name: str, value: Array, format: str) -> Array:
-    """A parameter as it is after storing it in `format`; int8 is for dense weights only."""
-    if format == "fp16":
-        return value.astype(np.float16).astype(np.float32)
-    if format == "bf16":
-        return to_bf16(value)
-    if value.ndim < 2 or name.startswith("embeddings."):
-        return value
-    return _to_int8(value, 1 if format == "int8 per channel" else None)
-
-
-def _to_int8(value: Array, axis: int | None) -> Array:
-    """Symmetric: the largest magnitude is 127, of the whole tensor or of each output."""
-    scale = np.abs(value).max(axis=axis, keepdims=True) / 127
-    return np.asarray(np.rint(value / scale) * scale, np.float32)
-
-
-def _to_uint8(x: Array, dither: Any = 0) -> Array:
-    """Dynamic, asymmetric, per tensor: 0 is exact, the range is that of all rows of the batch, padding too."""
-    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
-    scale = np.float32((high - low) / 255)
-    zero = np.rint(-low / scale)
-    return np.asarray((np.clip(np.rint(x / scale + dither) + zero, 0, 255) - zero) * scale, np.float32)

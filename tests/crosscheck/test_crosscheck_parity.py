@@ -1,4 +1,4 @@
-"""Cross-checking real foreign backends: right ones pass, and mistakes made in PyTorch are named. Parity extra."""
+"""Cross-checks of ports in PyTorch, ONNX Runtime and OpenVINO: correct ports pass, mistakes are named. Parity extra."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-with warnings.catch_warnings():  # what PyTorch's and transformers' own imports warn of is not ours to mend
+with warnings.catch_warnings():  # warnings from importing PyTorch and transformers
     warnings.simplefilter("ignore")
     torch = pytest.importorskip("torch", reason="needs the parity extra")
     transformers = pytest.importorskip("transformers", reason="needs the parity extra")
@@ -20,7 +20,7 @@ with warnings.catch_warnings():  # what PyTorch's and transformers' own imports 
 import race
 from confusion import confusion, visible_faults
 from fidelity import our_stages, pytorch_stages
-from support.faults import Backend
+from support.faults import TorchPort
 from support.texts import NASTY
 
 from minilm_np import SentenceTransformer
@@ -29,7 +29,7 @@ from minilm_np.crosscheck.backends import onnx_file
 from minilm_np.crosscheck.truth import tolerance
 
 pytestmark = pytest.mark.parity
-# Left to bench/confusion.py, which makes all: what differs only in the layer.
+# Faults that differ only in the layer; bench/confusion.py checks them all.
 REPETITIVE = re.compile(r"-layer-[0-4]$|^layers-swapped-[0-4]-[3-5]$")
 
 
@@ -40,22 +40,22 @@ def _needs_weights(weights_folder: Path) -> Iterator[None]:
         yield
 
 
-# --- right backends
+# --- correct ports
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_transformers_passes(weights_folder: Path, attention: str) -> None:
-    report = crosscheck(Backend(weights_folder, attention).encode)
+    report = crosscheck(TorchPort(weights_folder, attention).encode)
     assert report.ok and report.max_error > 0, report
 
 
-def test_pytorchs_stages_pass(weights_folder: Path, model: SentenceTransformer) -> None:
-    bert = Backend(weights_folder).bert
+def test_pytorch_stages_pass(weights_folder: Path, model: SentenceTransformer) -> None:
+    bert = TorchPort(weights_folder).bert
 
     def stages(texts: list[str]) -> dict[str, list[Any]]:
-        of_texts = [pytorch_stages(bert, model.tokens([text])) for text in texts]
+        values = [pytorch_stages(bert, model.tokens([text])) for text in texts]
         return {
-            name: [of[name][0] if name in ("pooled", "sentence_embedding") else of[name] for of in of_texts]
+            name: [value[name][0] if name in ("pooled", "sentence_embedding") else value[name] for value in values]
             for name in our_stages(model, texts[0])
         }
 
@@ -69,19 +69,19 @@ def test_sentence_transformers_passes(weights_folder: Path) -> None:
     assert crosscheck(lambda texts: model.encode(texts, convert_to_tensor=True)).ok
 
 
-def test_two_hundred_right_runs_are_no_false_alarm(weights_folder: Path, oracle: SentenceTransformer) -> None:
-    """Random batches of the nasty texts, padded to random widths, within the probes' tolerance of the truth."""
+def test_two_hundred_correct_runs_raise_no_false_alarm(weights_folder: Path, oracle: SentenceTransformer) -> None:
+    """Random batches of difficult texts, padded to random widths, stay within the probes' tolerance."""
     rng = np.random.default_rng(20261124)
-    backend = Backend(weights_folder, "sdpa")
+    port = TorchPort(weights_folder, "sdpa")
     texts = [text for text in NASTY.values() if isinstance(text, str)]
     short = [text for text in texts if len(text) < 300]
-    truth = dict(zip(texts, oracle.encode(texts, truncation="ignore"), strict=True))
+    reference = dict(zip(texts, oracle.encode(texts, truncation="ignore"), strict=True))
     worst = 0.0
     for run in range(200):
-        some = texts if run % 10 == 0 else short
-        batch = [some[i] for i in rng.choice(len(some), rng.integers(1, 9), replace=False)]
-        backend.pad_to = int(rng.integers(0, 100))
-        errors = np.abs(backend.encode(batch) - np.stack([truth[text] for text in batch]))
+        pool = texts if run % 10 == 0 else short
+        batch = [pool[i] for i in rng.choice(len(pool), rng.integers(1, 9), replace=False)]
+        port.pad_to = int(rng.integers(0, 100))
+        errors = np.abs(port.encode(batch) - np.stack([reference[text] for text in batch]))
         worst = max(worst, float(errors.max()))
     assert 0 < worst <= tolerance("sentence_embedding")  # measured 2.1e-7, tolerance 1.0e-6
 
@@ -89,14 +89,14 @@ def test_two_hundred_right_runs_are_no_false_alarm(weights_folder: Path, oracle:
 # --- mistakes
 
 
-def test_bfloat16_is_named(weights_folder: Path) -> None:
+def test_names_bfloat16(weights_folder: Path) -> None:
     options = {"dtype": torch.bfloat16}
     model = sentence_transformers.SentenceTransformer(str(weights_folder), device="cpu", model_kwargs=options)
     report = crosscheck(lambda texts: model.encode(texts, convert_to_tensor=True))
     assert not report.ok and report.causes[0].name == "bf16-activations", report
 
 
-def test_at_least_95_percent_of_single_mistakes_are_named_first(weights_folder: Path) -> None:
+def test_names_at_least_95_percent_of_single_mistakes_first(weights_folder: Path) -> None:
     faults = [name for name in visible_faults() if not REPETITIVE.search(name)]
     rows = confusion(weights_folder, faults)
     wrong = [row for row in rows if row.named != row.fault]
@@ -123,8 +123,8 @@ def test_onnx_runtime_passes(onnx: Path) -> None:
     assert report.ok and report.max_error > 0, report
 
 
-def test_a_pooler_is_no_sentence_embedding(tmp_path: Path) -> None:
-    """BERT's own export has it; alone it is refused, beside last_hidden_state it is not taken."""
+def test_rejects_pooler_output_as_embedding(tmp_path: Path) -> None:
+    """An ONNX export of BERT has pooler_output: it is rejected alone and ignored next to last_hidden_state."""
     onnx = pytest.importorskip("onnx", reason="needs onnx")
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     helper, kind = onnx.helper, onnx.TensorProto
@@ -147,7 +147,7 @@ def test_a_pooler_is_no_sentence_embedding(tmp_path: Path) -> None:
             assert onnx_file(tmp_path / "pooler.onnx")(["one", "two"]).shape == (2, 1)
 
 
-def test_onnx_runtimes_dynamic_int8_is_named(onnx: Path, tmp_path: Path) -> None:
+def test_names_dynamic_int8_of_onnx_runtime(onnx: Path, tmp_path: Path) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
     with warnings.catch_warnings():
@@ -157,7 +157,7 @@ def test_onnx_runtimes_dynamic_int8_is_named(onnx: Path, tmp_path: Path) -> None
     assert not report.ok and report.causes[0].name.startswith("int8"), report
 
 
-def test_openvino_is_what_it_is(onnx: Path, weights_folder: Path) -> None:
+def test_openvino_passes(onnx: Path, weights_folder: Path) -> None:
     pytest.importorskip("openvino", reason="needs OpenVINO")
     encode: Callable[[list[str]], Any] = race.openvino(weights_folder, 2)
     report = crosscheck(encode)

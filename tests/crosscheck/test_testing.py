@@ -5,30 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.ports import port_with
 
 from minilm_np import SentenceTransformer
 from minilm_np.crosscheck import assert_matches_minilm
-from minilm_np.crosscheck.mistakes import RIGHT, catalogue
-from minilm_np.crosscheck.truth import simulator
-
-
-def made_with(*names: str) -> Callable[[list[str]], Any]:
-    """Return a port that makes these mistakes of the catalogue."""
-    variant = RIGHT
-    for mistake in catalogue():
-        variant = mistake.apply(variant) if mistake.name in names else variant
-    return lambda texts: simulator().run(variant, texts, [range(len(texts))]).embeddings
 
 
 def test_assertion_fails_with_the_cause(model: SentenceTransformer) -> None:
     assert_matches_minilm(lambda texts: model.encode(texts, truncation="ignore"))
     with pytest.raises(AssertionError, match="cause    pooling-cls"):
-        assert_matches_minilm(made_with("pooling-cls"))
+        assert_matches_minilm(port_with("pooling-cls"))
 
 
 def test_pytest_plugin_provides_its_fixtures(tmp_path: Path, weights_folder: Path) -> None:

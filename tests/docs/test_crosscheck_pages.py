@@ -7,14 +7,18 @@ import re
 from support.paths import REPOSITORY
 
 from minilm_np.crosscheck.mistakes import catalogue
-from minilm_np.crosscheck.truth import K, tolerance
+from minilm_np.crosscheck.truth import TOLERANCE_FACTOR, tolerance
 
 
 def test_crosscheck_pages_show_the_numbers_of_the_code() -> None:
     docs = REPOSITORY / "docs"
     page, matrix = ((docs / name).read_text(encoding="utf-8") for name in ("crosscheck.md", "confusion.md"))
     assert f"{tolerance('sentence_embedding'):.1e} on the final vectors" in page
-    assert K == 4 and "four times" in page and "four times" in (docs / "goldens.md").read_text(encoding="utf-8")
+    assert (
+        TOLERANCE_FACTOR == 4
+        and "four times" in page
+        and "four times" in (docs / "goldens.md").read_text(encoding="utf-8")
+    )
     matrix = matrix.split("<!-- confusion:begin -->")[1]
     made = [row.split(" | ") for row in matrix.splitlines() if re.search(r"\d\.\de[+-]\d\d \|$", row)]
     assert len(made) > 180 and {row[0].removeprefix("| ") for row in made} <= {mistake.name for mistake in catalogue()}

@@ -1,7 +1,7 @@
-"""Mistakes made in PyTorch: transformers' BertModel, tokenizer and pooling, with one thing wrong.
+"""Faults made in PyTorch: transformers' BertModel, tokenizer and pooling with one mistake.
 
-Independent of minilm_np/crosscheck/variant.py on purpose: detector and fault share no code. `FAULTS` maps the
-catalogue's names to functions that change a `Backend`.
+`FAULTS` maps names of the catalogue to functions that change a `TorchPort`. The faults share no code with
+minilm_np/crosscheck/variant.py, so they test the detector independently.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def load(folder: Path, attention: str = "eager") -> Any:
     return transformers.BertModel.from_pretrained(folder, attn_implementation=attention, add_pooling_layer=False).eval()
 
 
-class Backend:
-    """Right until a fault changes it; `encode(texts)` pads to the longest."""
+class TorchPort:
+    """A correct port until a fault changes it. `encode(texts)` pads to the longest text."""
 
     def __init__(self, folder: Path, attention: str = "eager"):
         self.folder = folder
@@ -101,13 +101,13 @@ DENSE = ("query", "key", "value", "attention-output", "intermediate", "output")
 
 def transpose(dense: Any) -> None:
     weight = dense.weight.data
-    dense.weight.data = weight.T.contiguous().view(weight.shape)  # of a square one simply the transposed
+    dense.weight.data = weight.T.contiguous().view(weight.shape)  # of a square weight simply the transpose
 
 
-def attention(change: Callable[..., Any]) -> Callable[[Backend], None]:
-    """Another attention function in transformers' registry: change(query, key, value, mask, scaling) -> (B, S, H)."""
+def attention(change: Callable[..., Any]) -> Callable[[TorchPort], None]:
+    """Register change(query, key, value, mask, scaling) -> (B, S, N, D) as the attention function of transformers."""
 
-    def apply(backend: Backend) -> None:
+    def apply(port: TorchPort) -> None:
         def forward(
             module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float = 1.0, **_: Any
         ) -> tuple[Any, Any]:
@@ -115,7 +115,7 @@ def attention(change: Callable[..., Any]) -> Callable[[Backend], None]:
 
         transformers.AttentionInterface.register("faulty", forward)
         transformers.AttentionMaskInterface.register("faulty", transformers.masking_utils.eager_mask)
-        backend.bert = load(backend.folder, "faulty")
+        port.bert = load(port.folder, "faulty")
 
     return apply
 
@@ -127,14 +127,14 @@ def softmax_attention(query: Any, key: Any, value: Any, mask: Any, scaling: floa
     return scores.softmax(-1) @ value  # (B, N, S, D)
 
 
-def scaled_by(factor: float) -> Callable[[Backend], None]:
+def scaled_by(factor: float) -> Callable[[TorchPort], None]:
     def change(query: Any, key: Any, value: Any, mask: Any, scaling: float) -> Any:
         return softmax_attention(query, key, value, mask, factor).transpose(1, 2)
 
     return attention(change)
 
 
-def reorder(first: int, second: int, third: int) -> Callable[[Backend], None]:
+def reorder(first: int, second: int, third: int) -> Callable[[TorchPort], None]:
     def change(query: Any, key: Any, value: Any, mask: Any, scaling: float) -> Any:
         parts = (query, key, value)
         return softmax_attention(parts[first], parts[second], parts[third], mask, scaling).transpose(1, 2)
@@ -175,10 +175,10 @@ class Unbiased(nn.Module):  # type: ignore[misc]
         return (x - x.mean(-1, keepdim=True)) / (variance + self.norm.eps).sqrt() * self.norm.weight + self.norm.bias
 
 
-def norms(backend: Backend, change: Callable[[Any], Any]) -> None:
-    """Put change(LayerNorm) in the place of each LayerNorm."""
-    backend.bert.embeddings.LayerNorm = change(backend.bert.embeddings.LayerNorm)
-    for layer in backend.bert.encoder.layer:
+def norms(port: TorchPort, change: Callable[[Any], Any]) -> None:
+    """Replace each LayerNorm by change(LayerNorm)."""
+    port.bert.embeddings.LayerNorm = change(port.bert.embeddings.LayerNorm)
+    for layer in port.bert.encoder.layer:
         for output in (layer.attention.output, layer.output):
             output.LayerNorm = change(output.LayerNorm)
 
@@ -195,8 +195,8 @@ def drop_residual(output: Any) -> None:
     output.forward = MethodType(lambda self, x, residual: self.LayerNorm(self.dense(x)), output)
 
 
-def pre_norm(backend: Backend) -> None:
-    for layer in backend.bert.encoder.layer:
+def pre_norm(port: TorchPort) -> None:
+    for layer in port.bert.encoder.layer:
         first, second = layer.attention.output, layer.output
         attend, grow = layer.attention.self.forward, layer.intermediate.forward
         layer.attention.self.forward = lambda x, *a, attend=attend, norm=first.LayerNorm, **k: attend(norm(x), *a, **k)
@@ -214,29 +214,29 @@ class Function(nn.Module):  # type: ignore[misc]
         return self.function(x)
 
 
-def activation(function: Callable[[Any], Any]) -> Callable[[Backend], None]:
-    def apply(backend: Backend) -> None:
-        for layer in backend.bert.encoder.layer:
+def activation(function: Callable[[Any], Any]) -> Callable[[TorchPort], None]:
+    def apply(port: TorchPort) -> None:
+        for layer in port.bert.encoder.layer:
             layer.intermediate.intermediate_act_fn = Function(function)
 
     return apply
 
 
-def normalizer(**options: Any) -> Callable[[Backend], None]:
-    def apply(backend: Backend) -> None:
+def normalizer(**options: Any) -> Callable[[TorchPort], None]:
+    def apply(port: TorchPort) -> None:
         from tokenizers.normalizers import BertNormalizer
 
         right = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
-        backend.tokenizer.backend_tokenizer.normalizer = BertNormalizer(**(right | options))
+        port.tokenizer.backend_tokenizer.normalizer = BertNormalizer(**(right | options))
 
     return apply
 
 
-def parameters(change: Callable[[str, Any], Any]) -> Callable[[Backend], None]:
-    """change(name, tensor) for each parameter."""
+def parameters(change: Callable[[str, Any], Any]) -> Callable[[TorchPort], None]:
+    """Replace each parameter by change(name, parameter)."""
 
-    def apply(backend: Backend) -> None:
-        for name, parameter in backend.bert.named_parameters():
+    def apply(port: TorchPort) -> None:
+        for name, parameter in port.bert.named_parameters():
             parameter.data = change(name, parameter.data)
 
     return apply
@@ -252,40 +252,40 @@ def int8(axis: int | None) -> Callable[[str, Any], Any]:
     return change
 
 
-def in_format(dtype: Any) -> Callable[[Backend], None]:
-    def apply(backend: Backend) -> None:
-        backend.bert = backend.bert.to(dtype)
+def in_format(dtype: Any) -> Callable[[TorchPort], None]:
+    def apply(port: TorchPort) -> None:
+        port.bert = port.bert.to(dtype)
 
     return apply
 
 
-def settings(**values: Any) -> Callable[[Backend], None]:
-    def apply(backend: Backend) -> None:
+def settings(**values: Any) -> Callable[[TorchPort], None]:
+    def apply(port: TorchPort) -> None:
         for name, value in values.items():
-            assert hasattr(backend, name), name
-            setattr(backend, name, value)
+            assert hasattr(port, name), name
+            setattr(port, name, value)
 
     return apply
 
 
-def zero_types(backend: Backend) -> None:
-    backend.bert.embeddings.token_type_embeddings.weight.data.zero_()
+def zero_types(port: TorchPort) -> None:
+    port.bert.embeddings.token_type_embeddings.weight.data.zero_()
 
 
-def keep_layers(*order: int) -> Callable[[Backend], None]:
-    def apply(backend: Backend) -> None:
-        layers = list(backend.bert.encoder.layer)
-        backend.bert.encoder.layer = nn.ModuleList(layers[i] for i in order)
+def keep_layers(*order: int) -> Callable[[TorchPort], None]:
+    def apply(port: TorchPort) -> None:
+        layers = list(port.bert.encoder.layer)
+        port.bert.encoder.layer = nn.ModuleList(layers[i] for i in order)
 
     return apply
 
 
-def no_embedding_norm(backend: Backend) -> None:
-    backend.bert.embeddings.LayerNorm = nn.Identity()
+def no_embedding_norm(port: TorchPort) -> None:
+    port.bert.embeddings.LayerNorm = nn.Identity()
 
 
 def running_positions(mask: Any) -> Any:
-    """As in a packed batch whose positions are one arange."""
+    """Return positions that continue from one text to the next, as one arange over a packed batch."""
     lengths = mask.sum(1)
     return torch.arange(mask.shape[1]) + (lengths.cumsum(0) - lengths)[:, None]
 
@@ -298,13 +298,13 @@ def longest_first(lengths: list[int]) -> Any:
     return sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
 
-FAULTS: dict[str, Callable[[Backend], None]] = {
+FAULTS: dict[str, Callable[[TorchPort], None]] = {
     "gelu-tanh": activation(lambda x: nn.functional.gelu(x, approximate="tanh")),
     "gelu-quick": activation(lambda x: x * torch.sigmoid(1.702 * x)),
     "relu": activation(torch.relu),
-    "layer-norm-eps-1e-05": lambda backend: norms(backend, with_eps(1e-5)),
-    "layer-norm-eps-1e-06": lambda backend: norms(backend, with_eps(1e-6)),
-    "layer-norm-unbiased": lambda backend: norms(backend, Unbiased),
+    "layer-norm-eps-1e-05": lambda port: norms(port, with_eps(1e-5)),
+    "layer-norm-eps-1e-06": lambda port: norms(port, with_eps(1e-6)),
+    "layer-norm-unbiased": lambda port: norms(port, Unbiased),
     "embeddings-layer-norm-missing": no_embedding_norm,
     "pre-norm": pre_norm,
     "attention-unscaled": scaled_by(1.0),
@@ -361,10 +361,10 @@ FAULTS: dict[str, Callable[[Backend], None]] = {
 }
 
 
-def _of_parameters() -> Iterator[tuple[str, Callable[[Backend], None]]]:
-    def each(name: str, which: str, change: Callable[[Any], Any]) -> Callable[[Backend], None]:
-        def apply(backend: Backend) -> None:
-            for layer in backend.layers(which):
+def _of_parameters() -> Iterator[tuple[str, Callable[[TorchPort], None]]]:
+    def each(name: str, which: str, change: Callable[[Any], Any]) -> Callable[[TorchPort], None]:
+        def apply(port: TorchPort) -> None:
+            for layer in port.layers(which):
                 change(module(layer, name))
 
         return apply
@@ -376,8 +376,8 @@ def _of_parameters() -> Iterator[tuple[str, Callable[[Backend], None]]]:
                 yield f"weight-transposed-{name}-{which}", each(name, which, transpose)
         for slug in ("attention", "output"):
 
-            def residual(backend: Backend, which: str = which, slug: str = slug) -> None:
-                for layer in backend.layers(which):
+            def residual(port: TorchPort, which: str = which, slug: str = slug) -> None:
+                for layer in port.layers(which):
                     drop_residual(layer.attention.output if slug == "attention" else layer.output)
 
             yield f"residual-dropped-{slug}-{which}", residual
@@ -390,5 +390,5 @@ def _of_parameters() -> Iterator[tuple[str, Callable[[Backend], None]]]:
 
 
 FAULTS.update(_of_parameters())
-# Adding a number to all scores of a row changes no softmax: these cannot be seen in the vectors.
+# A key bias adds one number to all scores of a row, which does not change their softmax: no vector shows it.
 INVISIBLE = re.compile(r"bias-dropped-key-.*")
