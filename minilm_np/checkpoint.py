@@ -1,6 +1,6 @@
-"""Read a checkpoint's folder: hyperparameters from its JSON files, parameters from model.safetensors.
+"""Read a checkpoint folder: hyperparameters from its JSON files, parameters from model.safetensors.
 
-Everything that this package would not compute is refused by name, file and key.
+Settings that this package does not support raise a WeightsError that names the file and the key.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from minilm_np.formats import bf16_to_float32
 from minilm_np.model import Array, BertConfig
 
 
 class WeightsError(ValueError):
-    """A file of the checkpoint is not what it should be; the message names file, key, found and wanted."""
+    """Raised when a checkpoint file is damaged or not supported; names the file, the key, and what was expected."""
 
 
 # --- hyperparameters ---------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises WeightsError if the file is missing or not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -34,8 +36,8 @@ def read_json(path: Path) -> Any:
         raise WeightsError(f"{path}: not valid JSON: {error}") from None
 
 
-# What config.json may say, and what it must not say otherwise: key, accepted values (the first is the default).
-ACCEPTED = {
+# Keys of config.json for which only some values are supported. The first value is the default.
+ACCEPTED_CONFIG = {
     "model_type": ("bert",),
     "hidden_act": ("gelu", "gelu_new", "relu"),
     "position_embedding_type": ("absolute", None),
@@ -43,17 +45,17 @@ ACCEPTED = {
     "add_cross_attention": (False,),
     "embedding_size": (None,),  # ELECTRA-like factorised embeddings
 }
-ACCEPTED_SENTENCE = {  # the same of sentence_bert_config.json
+ACCEPTED_SENTENCE_CONFIG = {  # the same for sentence_bert_config.json
     "do_lower_case": (False,),
     "transformer_task": ("feature-extraction",),
     "module_output_name": ("token_embeddings",),
-    "tokenizer_args": ({}, None),  # these three may set another length, or other special tokens
+    "tokenizer_args": ({}, None),  # these three can change the length or the special tokens
     "processor_kwargs": ({}, None),
     "processing_kwargs": ({}, None),
-    "query_length": (None,),  # other lengths for encode_query and encode_document
+    "query_length": (None,),  # these two change the length in encode_query and encode_document
     "document_length": (None,),
 }
-POOLING_MODES = {  # the keys of older checkpoints -> names of newer ones
+POOLING_MODES = {  # keys of older checkpoints -> names in newer ones
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
@@ -62,32 +64,33 @@ POOLING_MODES = {  # the keys of older checkpoints -> names of newer ones
 
 
 def read_config(folder: Path) -> BertConfig:
-    """BertConfig from config.json, modules.json, 1_Pooling/config.json and sentence_bert_config.json.
+    """Return the hyperparameters from config.json, modules.json, 1_Pooling/config.json and sentence_bert_config.json.
 
-    Raises WeightsError, naming file, key, found and wanted, for whatever this package does not compute.
+    The maximum length can also come from tokenizer_config.json. Raises WeightsError, naming file and key, for
+    settings that this package does not support.
     """
     path = folder / "config.json"
     config = _object(read_json(path), path)
-    _check_accepted(config, ACCEPTED, path)
+    _check_accepted(config, ACCEPTED_CONFIG, path)
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     values = {key: _positive_integer(config, key, path) for key in (*sizes, "max_position_embeddings")}
     values["type_vocab_size"] = _positive_integer({"type_vocab_size": 2} | config, "type_vocab_size", path)
     if values["hidden_size"] % values["num_attention_heads"]:
         raise WeightsError(
-            f"{path}: hidden_size {values['hidden_size']} is not a multiple of "
-            f"num_attention_heads {values['num_attention_heads']}"
+            f"{path}: hidden_size: expected a multiple of num_attention_heads {values['num_attention_heads']}, "
+            f"got {values['hidden_size']}"
         )
     eps = config.get("layer_norm_eps", 1e-12)
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not (0 <= eps < 1):
-        raise WeightsError(f"{path}: layer_norm_eps: found {eps!r}, wanted a number from 0 to below 1")
+        raise WeightsError(f"{path}: layer_norm_eps: expected a number in [0, 1), got {eps!r}")
 
     path = folder / "modules.json"
     modules = read_json(path)
     if not (isinstance(modules, list) and all(isinstance(m, dict) and isinstance(m.get("type"), str) for m in modules)):
-        raise WeightsError(f"{path}: wanted a list of objects with a type")
+        raise WeightsError(f"{path}: expected a list of objects with a type")
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise WeightsError(f"{path}: found modules {', '.join(kinds)}; wanted Transformer, Pooling[, Normalize]")
+        raise WeightsError(f"{path}: expected modules Transformer, Pooling[, Normalize], got {', '.join(kinds)}")
 
     _check_one_of(path, "path of Transformer", modules[0].get("path", ""), ("",))
     _check_one_of(path, "path of Pooling", modules[1].get("path"), ("1_Pooling",))
@@ -104,15 +107,15 @@ def read_config(folder: Path) -> BertConfig:
 
     path = folder / "sentence_bert_config.json"
     sentence = _object(read_json(path), path)
-    _check_accepted(sentence, ACCEPTED_SENTENCE, path)
+    _check_accepted(sentence, ACCEPTED_SENTENCE_CONFIG, path)
     positions = values["max_position_embeddings"]
-    longest, key = sentence.get("max_seq_length"), "max_seq_length"
-    if longest is None:  # sentence-transformers 6 saves it with the tokenizer
+    length, key = sentence.get("max_seq_length"), "max_seq_length"
+    if length is None:  # sentence-transformers 6 saves it with the tokenizer
         path, key = folder / "tokenizer_config.json", "model_max_length"
-        longest = _object(read_json(path), path).get(key) if path.is_file() else None
-        longest = positions if longest is None else min(longest, positions) if _is_integer(longest) else longest
-    if not _is_integer(longest) or not 3 <= longest <= positions:
-        raise WeightsError(f"{path}: {key}: found {longest!r}, wanted 3 to {positions} (max_position_embeddings)")
+        length = _object(read_json(path), path).get(key) if path.is_file() else None
+        length = positions if length is None else min(length, positions) if _is_integer(length) else length
+    if not _is_integer(length) or not 3 <= length <= positions:
+        raise WeightsError(f"{path}: {key}: expected 3 to {positions} (max_position_embeddings), got {length!r}")
     path = folder / "tokenizer_config.json"
     if path.is_file():
         settings = _object(read_json(path), path)
@@ -124,12 +127,12 @@ def read_config(folder: Path) -> BertConfig:
         hidden_act=config.get("hidden_act", "gelu"),
         pooling_mode=mode,
         normalize=kinds[-1] == "Normalize",
-        max_seq_length=longest,
+        max_seq_length=length,
     )
 
 
 def _check_normalizer(settings: Mapping[str, Any], path: Path) -> None:
-    """transformers lets these settings overrule tokenizer.json's; here they must say the same."""
+    """Check that tokenizer_config.json agrees with tokenizer.json, which it overrides in transformers but not here."""
     tokenizer = path.with_name("tokenizer.json")
     normalizer = _object(read_json(tokenizer), tokenizer).get("normalizer") if tokenizer.is_file() else None
     if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
@@ -143,7 +146,7 @@ def _check_normalizer(settings: Mapping[str, Any], path: Path) -> None:
 
 def _object(value: Any, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise WeightsError(f"{path}: found {type(value).__name__}, wanted a JSON object")
+        raise WeightsError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
 
 
@@ -154,7 +157,7 @@ def _is_integer(value: Any) -> TypeGuard[int]:
 def _positive_integer(config: Mapping[str, Any], key: str, path: Path) -> int:
     value = config.get(key)
     if not _is_integer(value) or value <= 0:
-        raise WeightsError(f"{path}: {key}: found {value!r}, wanted a positive integer")
+        raise WeightsError(f"{path}: {key}: expected a positive integer, got {value!r}")
     return value
 
 
@@ -163,16 +166,19 @@ def _check_accepted(config: Mapping[str, Any], accepted: Mapping[str, tuple[Any,
         _check_one_of(path, key, config.get(key, values[0]), values)
 
 
-def _check_one_of(path: Path, key: str, found: Any, accepted: tuple[Any, ...]) -> None:
-    if found not in accepted:
-        raise WeightsError(f"{path}: {key}: {found!r} is not supported; wanted {' or '.join(map(repr, accepted))}")
+def _check_one_of(path: Path, key: str, value: Any, accepted: tuple[Any, ...]) -> None:
+    if value not in accepted:
+        raise WeightsError(f"{path}: {key}: expected {' or '.join(map(repr, accepted))}, got {value!r}")
 
 
 # --- parameters --------------------------------------------------------------------------------
 
 
 def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
-    """Every checkpoint key that the model reads, with its shape; a dense weight is (outputs, inputs)."""
+    """Return the shape of every parameter that the model reads, by checkpoint key.
+
+    Weights of dense layers have shape (outputs, inputs).
+    """
     H, intermediate = config.hidden_size, config.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.word_embeddings.weight": (config.vocab_size, H),
@@ -203,23 +209,25 @@ FLOATS = ("F32", "F64", "F16", "BF16")
 
 
 class Tensor(NamedTuple):
-    dtype: str  # safetensors' name: F32, BF16, I64 ...
+    """A tensor of a safetensors file."""
+
+    dtype: str  # as safetensors names it: F32, BF16, I64 ...
     data: Array  # read-only view of the mapped file
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of the file, memory-mapped: nothing is read before it is used.
+    """Return every tensor of a safetensors file by key, memory-mapped: data is read from disk when it is first used.
 
-    The file: 8 bytes of header length, the header (JSON: of each key dtype, shape, data_offsets), the data. The
-    safetensors library checks it whole (lengths, offsets without gap or overlap, shapes) before any of it is used.
+    The file holds 8 bytes with the header's length, the header (JSON: dtype, shape and data_offsets of each key), and
+    the data. The safetensors library first checks the whole file: lengths, shapes, offsets without gap or overlap.
     Raises WeightsError if the file is not valid safetensors, OSError if it cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with path.open("rb") as file, safe_open(path, framework="np"):
+        with path.open("rb") as file, safe_open(path, framework="np"):  # safe_open does the checks
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length), object_pairs_hook=_refuse_twice)
+            header = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
             mapped = np.asarray(np.memmap(file, np.uint8, "r"))[8 + length :]
         header.pop("__metadata__", None)
         tensors = {}
@@ -228,7 +236,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             if not key.isprintable():
                 raise ValueError(f"key {key!r} is not printable")
             if dtype not in DTYPES:
-                raise WeightsError(f"{path}: {key}: found dtype {dtype}, wanted {' or '.join(FLOATS)}")
+                raise WeightsError(f"{path}: {key}: expected dtype {' or '.join(FLOATS)}, got {dtype}")
             tensors[key] = Tensor(dtype, mapped[start:stop].view(DTYPES[dtype]).reshape(info["shape"]))
     except WeightsError:
         raise
@@ -237,49 +245,51 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        raise ValueError(f"key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r} found twice")
+        raise ValueError(f"duplicate key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r}")
     return result
 
 
 def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
-    """The model's parameters by checkpoint key, read-only, in `dtype`; float32 is mapped without a copy.
+    """Return the model's parameters by checkpoint key, as read-only arrays of `dtype`.
 
-    float16, bfloat16 and float64 checkpoints are converted. A "bert." prefix of the keys is dropped; the pooler
-    and position_ids, which sentence embeddings do not use, are left out.
-    Raises WeightsError, naming file, key, wanted and found.
+    float32 parameters are memory-mapped, not copied; float16, bfloat16 and float64 ones are converted. A "bert."
+    prefix is removed from the keys. The pooler and position_ids are left out, because sentence embeddings do not use
+    them. Raises WeightsError, naming file and key, if a parameter is missing, has another shape or is not a float, or
+    if an unknown parameter would change the architecture.
     """
     tensors = read_safetensors(path)
     if "bert.embeddings.word_embeddings.weight" in tensors:
         tensors = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
-    if config.num_hidden_layers > len(tensors):  # before a name is made for every parameter of, say, 10**12 layers
-        raise WeightsError(f"{path}: found {len(tensors)} tensors, wanted num_hidden_layers {config.num_hidden_layers}")
+    if config.num_hidden_layers > len(tensors):  # checked first, because 10**12 layers would have too many names
+        message = f"expected num_hidden_layers {config.num_hidden_layers}, got only {len(tensors)} tensors"
+        raise WeightsError(f"{path}: {message}")
     shapes = parameter_shapes(config)
     for key in tensors:
         if key not in shapes and key.startswith(("encoder.", "embeddings.")) and key != "embeddings.position_ids":
-            raise WeightsError(f"{path}: {key}: found a parameter that the architecture of config.json does not have")
+            raise WeightsError(f"{path}: {key}: not a parameter of the architecture in config.json")
     params = {}
     for key, shape in shapes.items():
         if key not in tensors:
-            raise WeightsError(f"{path}: {key}: key missing; wanted shape {shape}")
-        found, data = tensors[key]
-        if found not in FLOATS:
-            raise WeightsError(f"{path}: {key}: found dtype {found}, wanted {' or '.join(FLOATS)}")
+            raise WeightsError(f"{path}: {key}: expected shape {shape}, got no such key")
+        stored_dtype, data = tensors[key]
+        if stored_dtype not in FLOATS:
+            raise WeightsError(f"{path}: {key}: expected dtype {' or '.join(FLOATS)}, got {stored_dtype}")
         if data.shape != shape:
-            raise WeightsError(f"{path}: {key}: found shape {data.shape}, wanted {shape}")
-        if found == "BF16":  # the upper half of a float32
-            data = (data.astype(np.uint32) << 16).view(np.float32)
-        params[key] = np.require(data, dtype, "A")  # copies another dtype, and data that is not aligned
+            raise WeightsError(f"{path}: {key}: expected shape {shape}, got {data.shape}")
+        if stored_dtype == "BF16":
+            data = bf16_to_float32(data)
+        params[key] = np.require(data, dtype, "A")  # copies only to convert, or to align
         params[key].flags.writeable = False
     return params
 
 
 def release_pages(params: Mapping[str, Array]) -> None:
-    """Give back the memory of the mapped file's pages that were read; what is touched again is read again.
+    """Free the memory of memory-mapped parameters; pages that are used again are read from disk again.
 
-    For an op set that has made its own copy of the dense layers: they should not be in memory twice.
+    For an op set that has copied the dense layers into its own layout, so that they are not in memory twice.
     """
     maps = set()
     for value in params.values():

@@ -1,4 +1,4 @@
-"""Encoder: texts in, embeddings out. Which op set computes, in what pieces, on which threads."""
+"""Run the model on texts: choose the op set, tokenize, split the work into chunks and compute them on threads."""
 
 from __future__ import annotations
 
@@ -20,35 +20,32 @@ import numpy.typing as npt
 from minilm_np import model, ops
 from minilm_np.checkpoint import release_pages
 from minilm_np.threads import available_cpus
-from minilm_np.tokenizer import Text, Tokenizer, Tokens
+from minilm_np.tokenizer import Text, TextInfo, Tokenizer, Tokens
 from minilm_np.weights import DEFAULT_MODEL, load
 
 Array = npt.NDArray[Any]
 
-# Texts tokenised at once: the tokenizers library keeps about 100 times a text's size while it works. NumPy's batches
-# gain from equal lengths, which are sought among so many; the Numba op set pads nothing, and starts sooner with fewer.
+# Texts per call of the tokenizer, whose library needs about 100 times a text's size while it works. The NumPy op set
+# computes texts of equal length together and finds more of them among many texts; the Numba op set pads nothing, and a
+# smaller number lets it start sooner.
 TEXTS_AT_ONCE = {"numpy": 1024, "numba": 256}
-AHEAD = 24  # chunks a thread, computed or waiting: more than a slice of texts, so that no thread waits for words
+# Chunks that may be waiting or computed but not yet collected. One slice of texts makes fewer, so no thread waits for
+# the tokenizer.
+CHUNKS_AHEAD_PER_THREAD = 24
 
 
 class InputError(TypeError, ValueError):
-    """A text that is none; both kinds of error, because what sentence-transformers raises depends on what it meets."""
+    """Raised when an input is not a text; the message names the argument or the row.
+
+    Subclasses TypeError and ValueError because sentence-transformers raises either, depending on the input.
+    """
 
 
 class Encoder:
-    """A sentence encoder on the CPU, without PyTorch; SentenceTransformer adds the interface that people know.
+    """Tokenize texts and run the model on them, on the CPU.
 
-    model_name_or_path: the default model, or the folder of another BERT sentence encoder.
-    backend: "numpy", "numba", or "auto": Numba where it works and the model's sizes suit it, else NumPy.
-    threads: threads of the Numba op set, default all that the process may use; NumPy's BLAS manages its own.
-    dtype: "float32", or "float64" for the oracle (NumPy only, about five times slower).
-    local_files_only: never use the network.
-    cache_folder, revision: the Hugging Face cache to look in, and the commit or branch wanted of it.
-
-    `weights` maps the checkpoint's parameter names to read-only arrays, dense weights as (outputs, inputs).
-    Afterwards `backend` says which op set computes and `backend_reason` why.
-    Raises WeightsNotFoundError, WeightsError (both say what was found and what was wanted), ValueError; ImportError
-    if backend="numba" and Numba does not work.
+    The base class of SentenceTransformer, which documents the parameters and adds the interface of
+    sentence-transformers.
     """
 
     def __init__(
@@ -63,13 +60,13 @@ class Encoder:
         revision: str | None = None,
     ):
         if backend not in ("auto", "numba", "numpy"):
-            raise ValueError(f"backend: found {backend!r}, wanted 'auto', 'numba' or 'numpy'")
+            raise ValueError(f"backend: expected 'auto', 'numba' or 'numpy', got {backend!r}")
         if threads is not None and backend == "numpy":
-            raise ValueError(f"threads: found {threads!r}, wanted None: the BLAS of the numpy backend manages its own")
+            raise ValueError(f"threads: expected None, because NumPy's BLAS manages its own threads, got {threads!r}")
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise ValueError(f"threads: found {threads!r}, wanted a positive integer")
+            raise ValueError(f"threads: expected a positive integer, got {threads!r}")
         if np.dtype(dtype) not in (np.dtype("float32"), np.dtype("float64")):
-            raise ValueError(f"dtype: found {dtype!r}, wanted 'float32' or 'float64'")
+            raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
         self.dtype = np.dtype(dtype)
         self.threads = threads or available_cpus()
         self.place, self.config, params = load(
@@ -81,14 +78,14 @@ class Encoder:
         )
         self.weights: Mapping[str, Array] = MappingProxyType(params)
         self._read_tokenizer(self.config.max_seq_length)
-        kernels, self.backend_reason = _kernels(backend, self.dtype, self.config)
+        kernels, self.backend_reason = _choose_kernels(backend, self.dtype, self.config)
         if kernels:
             try:
                 self._bert = model.prepare(params, self.config, kernels)
                 release_pages(params)
                 self._warm_up()
-            except Exception as error:  # Numba is there but cannot compile, or run, on this machine
-                kernels, self.backend_reason = None, _broken(backend, error)
+            except Exception as error:  # Numba is installed but cannot compile, or run, on this machine
+                kernels, self.backend_reason = None, _without_numba(backend, error)
         if not kernels:
             self._bert = model.prepare(params, self.config, ops)
         self.backend = "numba" if kernels else "numpy"
@@ -98,49 +95,108 @@ class Encoder:
 
     @property
     def max_seq_length(self) -> int:
-        """The most word pieces of a text that are read, [CLS] and [SEP] included; the rest is cut off."""
+        """The number of word pieces the model reads of a text, [CLS] and [SEP] included; the rest is cut off.
+
+        Setting it raises ValueError unless it is an integer from 3 to config.max_position_embeddings.
+        """
         return self.tokenizer.max_seq_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        most = self.config.max_position_embeddings
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 3 <= value <= most:
-            raise ValueError(f"max_seq_length: found {value!r}, wanted 3 to {most} ([CLS], a word piece, [SEP], ...)")
+        largest = self.config.max_position_embeddings
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 3 <= value <= largest:
+            raise ValueError(f"max_seq_length: expected 3 ([CLS], a word piece, [SEP]) to {largest}, got {value!r}")
         self._read_tokenizer(int(value))
 
-    def embed(
+    # --- texts -> outputs ----------------------------------------------------------------------
+
+    def encode_texts(
         self,
         texts: list[Text],
         batch_size: int = 32,
         on_cut: Callable[[dict[int, int]], None] | None = None,
         progress: Callable[[int], Any] | None = None,
     ) -> Array:
-        """Embeddings (n, H) of n texts, in the order given.
+        """Return the embeddings (n, H) of n texts, in the model's dtype and in the order given.
 
-        batch_size is how many texts the NumPy op set computes at once. The Numba op set cuts by tokens itself; there a
-        text's embedding is bit for bit the same in any batch, order and number of threads.
-        on_cut is told, slice by slice, of the rows that are too long: {row: word pieces that are not read}; what it
-        raises ends the computation. progress is told how many texts were computed.
+        Parameters
+        ----------
+        texts
+            As `as_texts` returns them.
+        batch_size
+            Texts that the NumPy op set computes together. The Numba op set forms chunks by number of tokens; its
+            embedding of a text has the same bits in every batch, in every order and on any number of threads.
+        on_cut
+            Called for each slice of texts that has texts of more than `max_seq_length` word pieces, with
+            {row: word pieces cut off}. An exception that it raises stops the computation.
+        progress
+            Called with the number of texts in each chunk that is finished.
         """
-        embeddings = np.empty((len(texts), self.config.hidden_size), self.dtype)
+        embeddings: Array = self._encode(texts, "sentence_embedding", batch_size, on_cut, progress)
+        return embeddings
+
+    embed = encode_texts  # the earlier name; everywhere else "embed" means only the op
+
+    def _encode(
+        self,
+        texts: list[Text],
+        output_value: str | None,
+        batch_size: int,
+        on_cut: Callable[[dict[int, int]], None] | None = None,
+        progress: Callable[[int], Any] | None = None,
+        infos: list[TextInfo] | None = None,
+    ) -> Any:
+        """Return each text's output, in order: an array (n, H) of sentence embeddings, or a list (see _token_outputs).
+
+        If `infos` is given, a TextInfo per text is appended to it. Other parameters as in `encode_texts`.
+        """
+        as_array = output_value == "sentence_embedding"
+        n = len(texts)
+        outputs: Any = np.empty((n, self.config.hidden_size), self.dtype) if as_array else [None] * n
 
         def compute(chunk: tuple[Array, Tokens], team: model.Ops | None = None) -> int:
             rows, tokens = chunk
-            embeddings[rows] = self._forward(tokens, team=team)
+            if as_array:
+                outputs[rows] = self._forward(tokens, team=team)
+            else:
+                for row, output in zip(rows, self._token_outputs(tokens, output_value, team), strict=True):
+                    outputs[row] = output
             return len(rows)
 
-        for done in self._map(compute, self._chunks(texts, batch_size, on_cut)) if texts else ():
+        for done in self._map(compute, self._chunks(texts, batch_size, on_cut, infos)) if texts else ():
             if progress:
                 progress(done)
-        return embeddings
+        return outputs
+
+    def _token_outputs(self, tokens: Tokens, output_value: str | None, team: model.Ops | None) -> list[Any]:
+        """Return each text's token embeddings (S, H), or a dict with them and more if `output_value` is None."""
+        bert = self._bert._replace(ops=team) if team else self._bert
+        hidden_states = model.encoder(bert, *tokens)
+        spans = [slice(start, stop) for start, stop in pairwise(tokens.offsets)]
+        if output_value == "token_embeddings":
+            return [hidden_states[span] for span in spans]
+        embeddings = model.sentence_embeddings(bert, hidden_states, tokens.offsets)
+        return [
+            {
+                "input_ids": tokens.token_ids[span].astype(np.int64),
+                "token_type_ids": tokens.token_type_ids[span].astype(np.int64),
+                "attention_mask": np.ones(span.stop - span.start, np.int64),
+                "modality": "text",
+                "token_embeddings": hidden_states[span],
+                "sentence_embedding": embedding,
+            }
+            for span, embedding in zip(spans, embeddings, strict=True)
+        ]
 
     def _chunks(
-        self, texts: list[Text], batch_size: int, on_cut: Callable[[dict[int, int]], None] | None
+        self,
+        texts: list[Text],
+        batch_size: int,
+        on_cut: Callable[[dict[int, int]], None] | None,
+        infos: list[TextInfo] | None,
     ) -> Iterator[tuple[Array, Tokens]]:
-        """What is computed at once: (rows of `texts`, their tokens), tokenised a slice at a time, when asked for."""
-        at_once = TEXTS_AT_ONCE[self.backend]
-        for start in range(0, len(texts), at_once):
-            tokens, cut = self._tokenize(texts[start : start + at_once], start)
+        """Yield the texts that are computed together: (rows of `texts`, their tokens). Tokenizes slice by slice."""
+        for start, tokens, cut in self._tokenized_slices(texts, infos):
             if cut and on_cut:
                 on_cut(cut)
             lengths = np.diff(tokens.offsets)
@@ -153,11 +209,11 @@ class Encoder:
                 yield start + rows, tokens.take(rows)
 
     def _map(self, compute: Callable[..., int], chunks: Iterator[Any]) -> Iterator[int]:
-        """compute(chunk) for all chunks. On the Numba op set by threads, which share nothing but the list of chunks;
-        a lone chunk is computed by all of them together.
+        """Yield compute(chunk) for every chunk.
 
-        The pool ends with the call; what a team keeps is safe across a fork. An exception, Ctrl-C too, drops what has
-        not begun.
+        With the Numba op set, threads take whole chunks from one queue; a single chunk is computed by all threads
+        together. The thread pool ends with the call, and the threads that share a chunk are safe across a fork. An
+        exception, Ctrl-C included, drops the chunks that have not begun.
         """
         if self.backend == "numpy" or self.threads == 1:
             yield from map(compute, chunks)
@@ -170,9 +226,9 @@ class Encoder:
         waiting: deque[Future[int]] = deque()
         with ThreadPoolExecutor(self.threads, "minilm_np") as pool:
             try:
-                for chunk in chain((first, second), chunks):  # tokenises what is next while the threads compute
+                for chunk in chain((first, second), chunks):  # tokenizes the next slice while the threads compute
                     waiting.append(pool.submit(compute, chunk))
-                    while waiting and (waiting[0].done() or len(waiting) > AHEAD * self.threads):
+                    while waiting and (waiting[0].done() or len(waiting) > CHUNKS_AHEAD_PER_THREAD * self.threads):
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
@@ -181,63 +237,142 @@ class Encoder:
                 raise
 
     def _together(self, compute: Callable[..., int], chunk: Any) -> int:
-        """One chunk on all threads."""
+        """Compute one chunk on all threads."""
         from minilm_np.kernels.team import team
 
         with team(self.threads) as members:
             return compute(chunk, members)
 
     def _warm_up(self) -> None:
-        """Run every kernel once: Numba compiles at the first call, or reads what it compiled earlier."""
+        """Run every kernel once: at its first call Numba compiles a kernel or loads it from the cache."""
         from minilm_np.kernels.simd import WITHOUT_JIT
         from minilm_np.kernels.team import Team, worker_loop
 
         if WITHOUT_JIT:
             return
         tokens = self.tokenizer(["compile"])
-        with _said_if_slow("compiling the Numba kernels, once on this machine"):
+        with _notice_if_slow("compiling the Numba kernels, once on this machine"):
             self._forward(tokens)
             together = Team(2)
             worker_loop(together._box, 1, 0)  # compiled here, because an error in a worker thread would be lost
             self._forward(tokens, team=together)
 
-    def tokens(self, sentences: str | Iterable[Text]) -> Tokens:
-        """Packed word pieces: token_ids (T,), token_type_ids (T,), offsets (n + 1,). Errors as in `encode`."""
-        texts, at_once = as_texts(sentences), TEXTS_AT_ONCE["numpy"]
-        starts = range(0, len(texts), at_once)
-        return Tokens.concatenate([self._tokenize(texts[start : start + at_once], start)[0] for start in starts])
+    # --- word pieces, hidden states, stages -----------------------------------------------------
 
-    def _tokenize(self, texts: list[Text], first_row: int) -> tuple[Tokens, dict[int, int]]:
-        """Their word pieces, and {row: word pieces that are not read} of those that are too long."""
+    def tokens(self, sentences: str | Iterable[Text]) -> Tokens:
+        """Return the packed word pieces of texts.
+
+        Parameters
+        ----------
+        sentences
+            One text or an iterable of texts, as in `encode`.
+
+        Returns
+        -------
+        Tokens
+            token_ids (T,) and token_type_ids (T,), int32, of T word pieces in total; offsets (n + 1,), int64: text b
+            is tokens offsets[b]:offsets[b+1].
+
+        Raises
+        ------
+        InputError
+            If an input is not a text; the message names the row.
+
+        Examples
+        --------
+        >>> from minilm_np import SentenceTransformer
+        >>> tokens = SentenceTransformer().tokens(["Hello world!", "Hi"])
+        >>> tokens.token_ids
+        array([ 101, 7592, 2088,  999,  102,  101, 7632,  102], dtype=int32)
+        >>> tokens.offsets
+        array([0, 5, 8])
+        """
+        return Tokens.concatenate([tokens for _, tokens, _ in self._tokenized_slices(as_texts(sentences))])
+
+    def _tokenized_slices(
+        self, texts: list[Text], infos: list[TextInfo] | None = None
+    ) -> Iterator[tuple[int, Tokens, dict[int, int]]]:
+        """Tokenize TEXTS_AT_ONCE texts at a time; yield (first row, tokens, {row: word pieces cut off}).
+
+        If `infos` is given, a TextInfo per text is appended to it.
+        """
+        step = TEXTS_AT_ONCE[self.backend]
+        for start in range(0, len(texts), step):
+            yield start, *self._tokenize(texts[start : start + step], start, infos)
+
+    def _tokenize(
+        self, texts: list[Text], first_row: int, infos: list[TextInfo] | None
+    ) -> tuple[Tokens, dict[int, int]]:
         try:
-            tokens, cut = self.tokenizer.pack(texts)
-        except TypeError:  # the library does not say which text: find it
+            tokens, cut = self.tokenizer.pack(texts, infos)
+        except TypeError:  # the library does not name the text, so find it
             for row, text in enumerate(texts, first_row):
                 _check_unicode(row, text)
             raise
         return tokens, {first_row + i: dropped for i, dropped in cut.items()}
 
     def token_embeddings(self, tokens: Tokens) -> Array:
-        """The last layer's hidden_states (T, H): token t of text b is row offsets[b] + t.
+        """Return the last layer's hidden states of packed word pieces.
 
-        Raises ValueError for ids or lengths that the model has no embeddings for.
+        Parameters
+        ----------
+        tokens
+            T word pieces, as `tokens` returns them.
+
+        Returns
+        -------
+        ndarray
+            Hidden states (T, H) in the model's dtype: token t of text b is row offsets[b] + t.
+
+        Raises
+        ------
+        ValueError
+            If an id or a length is outside the model's embedding tables.
+
+        Examples
+        --------
+        >>> from minilm_np import SentenceTransformer
+        >>> model = SentenceTransformer()
+        >>> model.token_embeddings(model.tokens(["Hello world!", "Hi"])).shape
+        (8, 384)
         """
         lengths = np.diff(tokens.offsets)
-        for name, values, most in (  # the kernels check nothing
+        for name, values, largest in (  # the kernels check nothing
             ("token_ids", tokens.token_ids, self.config.vocab_size - 1),
             ("token_type_ids", tokens.token_type_ids, self.config.type_vocab_size - 1),
             ("lengths", lengths, self.config.max_position_embeddings),
         ):
-            for i in np.flatnonzero((values < 0) | (values > most))[:1]:
-                raise ValueError(f"tokens: {name}[{i}]: found {values[i]}, wanted 0 to {most}")
+            for i in np.flatnonzero((values < 0) | (values > largest))[:1]:
+                raise ValueError(f"tokens: {name}[{i}]: expected 0 to {largest}, got {values[i]}")
         return model.encoder(self._bert, *tokens)
 
     def stages(self, sentences: str | Iterable[Text], *, detail: bool = False) -> dict[str, Any]:
-        """Compute one packed batch and return every stage of the forward pass by name, in order.
+        """Return every named intermediate result of the forward pass, computed in one packed batch.
 
-        `minilm_np.model.stage_names(model.config)` lists the names and documents the shapes. With detail=True the
-        result also has what each step needs to be recomputed by hand, as `minilm_np.tape.detailed_stage_names` lists
-        it, and first "tokens": a list of str for each text. Errors as in `encode`.
+        Parameters
+        ----------
+        sentences
+            One text or an iterable of n texts, as in `encode`, with T word pieces in total.
+        detail
+            Also return what recomputes each step by hand: the attention scores, the dense outputs before the residual,
+            the input, mean and variance of each LayerNorm, the activation's input, the ids and positions, and first
+            "tokens", a list of str per text. `minilm_np.tape.detailed_stage_names` lists the names and shapes.
+
+        Returns
+        -------
+        dict
+            From name to value, in the order of computation. `minilm_np.model.stage_names(model.config)` lists the
+            names and documents the shapes: (T, H) for most, (n, H) for "pooled" and "sentence_embedding", and a list
+            of n arrays (N, S, S) for the attention probabilities of N heads in a text of S word pieces.
+
+        Examples
+        --------
+        >>> from minilm_np import SentenceTransformer
+        >>> stages = SentenceTransformer().stages("Hello world!")
+        >>> list(stages)[:3]
+        ['embeddings', 'encoder.layer.0.attention.self.query', 'encoder.layer.0.attention.self.key']
+        >>> stages["embeddings"].shape, stages["sentence_embedding"].shape
+        ((5, 384), (1, 384))
         """
         tokens = self.tokens(sentences)
         stages: dict[str, Any] = {}
@@ -255,10 +390,10 @@ class Encoder:
         return model.forward(bert, *tokens, observe)
 
 
-def _kernels(backend: str, dtype: np.dtype[Any], config: model.BertConfig) -> tuple[Any, str]:
-    """The Numba op set, or None for NumPy; and why."""
+def _choose_kernels(backend: str, dtype: np.dtype[Any], config: model.BertConfig) -> tuple[Any, str]:
+    """Return the Numba op set, or None for NumPy, and the reason for the choice."""
     if backend == "numpy":
-        return None, "asked for"
+        return None, "requested"
     try:
         if dtype != np.float32:
             raise ValueError(f"dtype {dtype}: the Numba kernels compute in float32")
@@ -269,24 +404,25 @@ def _kernels(backend: str, dtype: np.dtype[Any], config: model.BertConfig) -> tu
             raise ValueError(problem)
     except ValueError as error:
         if backend == "numba":
-            raise ValueError(f"backend: found 'numba', wanted 'auto' or 'numpy': {error}") from None
+            raise ValueError(f"backend: expected 'auto' or 'numpy', got 'numba': {error}") from None
         return None, str(error)
-    except Exception as error:  # missing, or broken in whatever way an installation can be
-        return None, _broken(backend, error)
-    return kernels, "asked for" if backend == "numba" else "the fastest that works here"
+    except Exception as error:  # Numba is missing, or its installation is broken
+        return None, _without_numba(backend, error)
+    return kernels, "requested" if backend == "numba" else "the fastest that works here"
 
 
-def _broken(backend: str, error: Exception) -> str:
-    """The reason for NumPy, after one warning; ImportError if Numba was asked for."""
-    found = " ".join(str(error).split())[:300]  # Numba's errors can be pages
+def _without_numba(backend: str, error: Exception) -> str:
+    """Warn that NumPy computes instead of Numba and return the reason; raise ImportError if backend is "numba"."""
+    cause = " ".join(str(error).split())[:300]  # Numba's messages can fill pages
     if backend == "numba":
-        raise ImportError(f"backend: found 'numba', but Numba does not work here: {found}") from error
-    warnings.warn(f"minilm_np: Numba does not work here, NumPy computes: {found}", RuntimeWarning, stacklevel())
-    return f"Numba does not work: {found}"
+        message = f"backend: expected 'auto' or 'numpy', got 'numba': Numba does not work here: {cause}"
+        raise ImportError(message) from error
+    warnings.warn(f"minilm_np: Numba does not work here, using NumPy: {cause}", RuntimeWarning, stacklevel())
+    return f"Numba does not work: {cause}"
 
 
 def stacklevel() -> int:
-    """For warnings.warn: the caller's first frame outside this package, so that the warning names the user's line."""
+    """Return the stacklevel with which warnings.warn names the user's line: the first frame outside this package."""
     frame, level = sys._getframe(1), 1
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("minilm_np."):
         frame, level = frame.f_back, level + 1
@@ -294,9 +430,9 @@ def stacklevel() -> int:
 
 
 def _cut_by_tokens(lengths: Array, limit: int, threads: int) -> Array:
-    """Where to cut texts of these lengths into chunks of about equally many tokens, about `limit` at most.
+    """Return where to split texts of these lengths into chunks of about equal size, of about `limit` tokens at most.
 
-    As many chunks for every thread, if there are more than one: nobody waits for the last.
+    If there is more than one chunk, their number is a multiple of `threads`, so that all threads finish together.
     """
     ends = np.cumsum(lengths)
     chunks = -(-int(ends[-1]) // limit)
@@ -307,9 +443,9 @@ def _cut_by_tokens(lengths: Array, limit: int, threads: int) -> Array:
 
 
 @contextmanager
-def _said_if_slow(what: str) -> Iterator[None]:
-    """A line on stderr if the block takes more than a second."""
-    timer = threading.Timer(1.0, lambda: print(f"minilm_np: {what}", file=sys.stderr))
+def _notice_if_slow(activity: str) -> Iterator[None]:
+    """Print `activity` to stderr if the block takes more than a second."""
+    timer = threading.Timer(1.0, lambda: print(f"minilm_np: {activity}", file=sys.stderr))
     timer.daemon = True
     timer.start()
     try:
@@ -319,14 +455,14 @@ def _said_if_slow(what: str) -> Iterator[None]:
 
 
 def as_texts(sentences: Any) -> list[Text]:
-    """The rows as str or (str, str). Raises InputError naming the argument or the row."""
+    """Return the inputs as a list of str and (str, str). Raises InputError naming the argument or the row."""
     if isinstance(sentences, str):
         return [str(sentences)]
-    wanted = "a str or an iterable of str"
+    expected = "expected a str or an iterable of str"
     if isinstance(sentences, bytes | bytearray | dict | set | frozenset) or not hasattr(sentences, "__iter__"):
-        raise InputError(f"sentences: found {type(sentences).__name__}, wanted {wanted}")
-    if getattr(sentences, "ndim", 1) != 1:  # a table's rows are not texts, nor are its column names
-        raise InputError(f"sentences: found a {type(sentences).__name__} of shape {sentences.shape}, wanted {wanted}")
+        raise InputError(f"sentences: {expected}, got {type(sentences).__name__}")
+    if getattr(sentences, "ndim", 1) != 1:  # iterating over a table gives rows or column names, not texts
+        raise InputError(f"sentences: {expected}, got {type(sentences).__name__} of shape {sentences.shape}")
     texts: list[Text] = []
     for row, text in enumerate(sentences):
         if isinstance(text, dict) and list(text) == ["text"] and isinstance(text["text"], str):
@@ -336,7 +472,7 @@ def as_texts(sentences: Any) -> list[Text]:
         elif isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text):
             texts.append((str(text[0]), str(text[1])))
         else:
-            raise InputError(f"sentences[{row}]: found {_describe(text)}, wanted a str or a pair of str")
+            raise InputError(f"sentences[{row}]: expected a str or a pair of str, got {_describe(text)}")
     return texts
 
 
@@ -351,6 +487,6 @@ def _check_unicode(row: int, text: Text) -> None:
             part.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(
-                f"sentences[{row}]: character {error.start} is {part[error.start]!r}, half of a surrogate pair; "
-                "wanted valid Unicode"
+                f"sentences[{row}]: expected valid Unicode, got {part[error.start]!r}, half of a surrogate pair, "
+                f"as character {error.start}"
             ) from None

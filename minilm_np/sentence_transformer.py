@@ -1,7 +1,7 @@
-"""SentenceTransformer: the interface of sentence-transformers 6.2 on the Encoder, without PyTorch.
+"""SentenceTransformer: the interface of sentence-transformers 6.2 without PyTorch.
 
-Arguments, their order, shapes, dtypes and errors are those of sentence-transformers; where it returns Tensors, this
-returns NumPy arrays. README.md has the table of all differences, and tests hold both.
+Arguments, their order, shapes, dtypes and kinds of error are those of sentence-transformers; NumPy arrays replace
+Tensors. The documentation has a table of all differences, and tests check both.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from minilm_np import model, ops
+from minilm_np import ops
 from minilm_np.checkpoint import read_json
 from minilm_np.encoder import Encoder, as_texts, stacklevel
 from minilm_np.tokenizer import Text
+from minilm_np.tokenizer import TextInfo as TextInfo
 from minilm_np.weights import DEFAULT_MODEL, SHA256
 
 Array = npt.NDArray[Any]
@@ -35,36 +37,71 @@ TRUNCATION = ("ignore", "warn", "error")
 
 
 class TruncationWarning(UserWarning):
-    """A text has more word pieces than the model reads."""
-
-
-class TextInfo(NamedTuple):
-    """What became of one text."""
-
-    tokens: int  # word pieces of the whole text, [CLS] and [SEP] included
-    kept: int  # of them, how many were read
-    dropped: int  # tokens - kept
-    span: Any  # (start, end): the characters of the text that were read; for a pair, one such for each
-    unknown: int  # [UNK] among the kept
+    """Issued when a text has more word pieces than the model reads."""
 
 
 class SentenceTransformer(Encoder):
-    """Texts to embeddings (n, 384); a drop-in for sentence_transformers.SentenceTransformer on the CPU.
+    """Encode texts into embeddings; a drop-in for sentence_transformers.SentenceTransformer on the CPU.
 
-    model_name_or_path: the default model, or the folder of another BERT sentence encoder.
-    device: None or "cpu".
-    prompts, default_prompt_name: what `encode(prompt_name=...)` puts before each text.
-    cache_folder, revision, local_files_only: where to look, which commit, and whether the network may be used.
-    token: accepted; the default model is public.
-    similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan".
-    truncate_dim: keep so many dimensions of every embedding.
-    backend: "numpy", "numba", or "auto": Numba where it works and the model's sizes suit it, else NumPy.
-    threads: threads of the Numba op set, default all that the process may use; NumPy's BLAS manages its own.
-    dtype: "float32", or "float64" for the oracle (NumPy only, about five times slower).
+    Parameters
+    ----------
+    model_name_or_path
+        The default model, all-MiniLM-L6-v2, or another BERT sentence encoder: its folder, or its name if it is in the
+        Hugging Face cache.
+    device
+        None or "cpu".
+    prompts, default_prompt_name
+        A mapping from names to texts that `encode` can put before its inputs, and the name that it uses by default.
+    cache_folder, revision, local_files_only
+        The Hugging Face cache to look in, the commit or branch to look for, and whether to stay off the network.
+    token
+        Accepted and not used: the default model is public.
+    similarity_fn_name
+        "cosine" (default), "dot", "euclidean" or "manhattan".
+    truncate_dim
+        Number of dimensions to keep of every embedding; None keeps all.
+    backend
+        The op set that computes: "numpy", "numba", or "auto", which is Numba where it works and the model's sizes
+        suit it, else NumPy.
+    threads
+        Threads of the Numba op set; default: all CPUs that the process may use. NumPy's BLAS manages its own threads.
+    dtype
+        "float32", or "float64" for the reference that float32 is measured against (NumPy only, about five times
+        slower).
+    modules, trust_remote_code, model_kwargs, processor_kwargs, config_kwargs, model_card_data
+        Parameters of sentence-transformers that configure PyTorch; anything but the default raises ValueError.
 
-    Afterwards `backend` says which op set computes and `backend_reason` why.
-    Raises WeightsNotFoundError, WeightsError (both say what was found and what was wanted), ValueError; ImportError
-    if backend="numba" and Numba does not work.
+    Attributes
+    ----------
+    backend, backend_reason : str
+        The op set that computes, "numba" or "numpy", and why it was chosen.
+    config : minilm_np.model.BertConfig
+        The model's hyperparameters.
+    weights : Mapping[str, ndarray]
+        The checkpoint's parameters by name, read-only; the weight of a dense layer is (outputs, inputs).
+    place : minilm_np.weights.Place
+        The folder of the model's files and how it was found.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        If the model's files are not found and cannot be fetched.
+    WeightsError
+        If a file is damaged or describes a model that is not supported.
+    ValueError
+        If an argument has an unsupported value.
+    ImportError
+        If backend is "numba" and Numba does not work.
+
+    Examples
+    --------
+    >>> from minilm_np import SentenceTransformer
+    >>> model = SentenceTransformer("all-MiniLM-L6-v2")
+    >>> embeddings = model.encode(["A man is eating food.", "Someone has a meal.", "The stock market fell."])
+    >>> embeddings.shape, embeddings.dtype
+    ((3, 384), dtype('float32'))
+    >>> model.similarity(embeddings[0], embeddings).round(2)
+    array([[ 1.  ,  0.68, -0.04]], dtype=float32)
     """
 
     def __init__(
@@ -100,7 +137,7 @@ class SentenceTransformer(Encoder):
             ("model_card_data", model_card_data),
         ):
             if value:
-                raise ValueError(f"{name}: found {value!r}, wanted none: it configures PyTorch, which is not used")
+                raise ValueError(f"{name}: expected the default, because PyTorch is not used, got {value!r}")
         self.similarity_fn_name = similarity_fn_name
         self.truncate_dim = truncate_dim
         name_or_path = DEFAULT_MODEL if model_name_or_path is None else model_name_or_path
@@ -123,8 +160,8 @@ class SentenceTransformer(Encoder):
             "dtype": str(self.dtype),
         }
         saved = _read_saved_config(self.place.folder)
-        found = {"query": "", "document": "", **(saved.get("prompts") or {}), **(prompts or {})}
-        self.prompts: dict[str, str] = {key: prompt or "" for key, prompt in found.items()}
+        all_prompts = {"query": "", "document": "", **(saved.get("prompts") or {}), **(prompts or {})}
+        self.prompts: dict[str, str] = {name: prompt or "" for name, prompt in all_prompts.items()}
         self.default_prompt_name = default_prompt_name or saved.get("default_prompt_name")
         if self.default_prompt_name is not None:
             self._prompt(None, self.default_prompt_name, "default_prompt_name")
@@ -135,7 +172,7 @@ class SentenceTransformer(Encoder):
         self._warned_of_truncation = False
 
     def __reduce__(self) -> Any:
-        """Pickled as what it was made of, a path and options, and not as 90 MB of arrays."""
+        """Pickle the path and the options instead of 90 MB of parameters."""
         options = {
             **self._arguments,
             "prompts": self.prompts,
@@ -168,113 +205,114 @@ class SentenceTransformer(Encoder):
         return_info: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Embeddings: (H,) for one str, (n, H) for any iterable of n texts, in the model's dtype, in the order given.
+        """Encode texts into embeddings.
 
-        A text is a str, {"text": str}, or a pair of str that is read as one ([CLS] a [SEP] b [SEP]). No texts give
-        an empty float64 array of shape (0,).
-        prompt, prompt_name: put before every text; `prompt` wins; else the prompt of `default_prompt_name`.
-        batch_size: how many texts the NumPy op set computes at once. On Numba a text's embedding is bit for bit the
-        same in any batch, order and number of threads.
-        show_progress_bar: None shows it if this module's logger is at INFO or DEBUG.
-        output_value: "token_embeddings" gives a list of (S, H), [CLS] and [SEP] included; None gives a list of dicts
-        with input_ids, token_type_ids, attention_mask, token_embeddings and sentence_embedding.
-        precision: "int8", "uint8" (ranges of these embeddings), "binary" or "ubinary" (eight dimensions a byte).
-        convert_to_tensor: a torch.Tensor; needs PyTorch. convert_to_numpy=False: a list of arrays (H,).
-        truncate_dim, then normalize_embeddings: the first dimensions only; L2-normalised.
-        pool, chunk_size, a list as device: accepted; threads do the work.
-        truncation: what to do with texts of more than `max_seq_length` word pieces: "ignore", "warn" (once per
-        model, a TruncationWarning) or "error".
-        return_info: give (embeddings, info), with a TextInfo for each text.
+        Parameters
+        ----------
+        inputs
+            One text or an iterable of n texts. A text is a str, a dict {"text": str}, or a pair of str, which is read
+            as [CLS] a [SEP] b [SEP]. A tuple of two str is two texts; put a pair into a list.
+        prompt_name, prompt
+            A prompt to put before every text, by its name in `self.prompts` or as a str, which takes precedence.
+            Default: the prompt of `default_prompt_name`, if set.
+        batch_size
+            Number of texts that the NumPy op set computes together. With the Numba op set, a text's embedding has the
+            same bits in every batch, in every order and on any number of threads.
+        show_progress_bar
+            None shows a progress bar if this module's logger is at level INFO or DEBUG.
+        output_value
+            "sentence_embedding" (default), "token_embeddings", or None for everything; see Returns.
+        precision
+            "float32" for no conversion; "int8" or "uint8", scaled to the ranges of these embeddings; "binary" or
+            "ubinary", one bit per dimension, eight packed into a byte.
+        convert_to_numpy
+            False returns a list of n arrays (H,). Sentence embeddings only.
+        convert_to_tensor
+            True returns a torch.Tensor; needs PyTorch, takes precedence. Sentence embeddings only.
+        truncate_dim
+            Number of dimensions to keep of the sentence embeddings. Default: `self.truncate_dim`.
+        normalize_embeddings
+            L2-normalize the sentence embeddings after truncation. The default model normalizes before truncation.
+        device, pool, chunk_size
+            Accepted and not used: the model runs on the CPU, in its own threads.
+        truncation
+            What to do with texts of more than `max_seq_length` word pieces: "ignore", "warn" (a TruncationWarning,
+            once per model) or "error". The model reads their first `max_seq_length` word pieces.
+        return_info
+            True returns (embeddings, info) with a TextInfo for each text: how many word pieces it has, how many are
+            read and which characters these are.
+        **kwargs
+            `sentences`, the earlier name of `inputs`, and `task`, which is not used.
 
-        Raises InputError (a TypeError and a ValueError) naming the row, ValueError naming the argument, KeyError for
-        an unknown output_value, ImportError for convert_to_tensor without PyTorch.
+        Returns
+        -------
+        ndarray, Tensor or list
+            Sentence embeddings of H numbers (384 for the default model): (H,) for one text, (n, H) for n texts in the
+            order given, in the model's dtype or as `precision` states. No texts give an empty float64 array (0,).
+            output_value="token_embeddings": (S, H) for one text, a list of n such arrays for n texts; S counts the
+            text's word pieces, [CLS] and [SEP] included.
+            output_value=None: a dict for one text, a list of n dicts for n texts, with input_ids, token_type_ids and
+            attention_mask (S,), int64, token_embeddings (S, H), sentence_embedding (H,) and modality "text".
+
+        Raises
+        ------
+        InputError
+            If an input is not a text; the message names the row. It is both a TypeError and a ValueError.
+        ValueError
+            If an argument has an unsupported value, or a text is too long and truncation is "error".
+        KeyError
+            If output_value is unknown, as in sentence-transformers.
+        ImportError
+            If convert_to_tensor is True and PyTorch is not installed.
+
+        Examples
+        --------
+        >>> from minilm_np import SentenceTransformer
+        >>> model = SentenceTransformer()
+        >>> model.encode("A man is eating food.").shape
+        (384,)
+        >>> model.encode(["A man is eating food.", "Hi"], precision="ubinary").shape
+        (2, 48)
+        >>> model.encode(["A man is eating food.", "Hi"], return_info=True)[1][1]
+        TextInfo(tokens=3, kept=3, dropped=0, span=(0, 2), unknown=0)
         """
         if "sentences" in kwargs and inputs is None:  # the argument's name before sentence-transformers 5.2
             inputs = kwargs.pop("sentences")
-        if unused := set(kwargs) - {"task", "processing_kwargs"} or kwargs.get("processing_kwargs"):
-            raise ValueError(f"encode: found the arguments {unused}, which this model does not use")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise ValueError(f"batch_size: found {batch_size!r}, wanted a positive integer")
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size: found {chunk_size!r}, wanted a positive integer")
-        if precision is not None and precision not in PRECISIONS:
-            raise ValueError(f"precision: found {precision!r}, wanted one of {PRECISIONS}")
-        if output_value is None and precision not in (None, "float32"):
-            raise ValueError(f"precision: found {precision!r}, wanted 'float32' with output_value=None")
-        if truncation not in TRUNCATION:
-            raise ValueError(f"truncation: found {truncation!r}, wanted one of {TRUNCATION}")
-        if output_value not in OUTPUTS:
-            raise KeyError(f"output_value: found {output_value!r}, wanted one of {OUTPUTS}")
-        _check_device(device)
+        _check_encode_arguments(batch_size, chunk_size, precision, output_value, truncation, device, kwargs)
+        dimension = _check_dimension("truncate_dim", truncate_dim) or self.truncate_dim
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        dimension = _check_dimension("truncate_dim", truncate_dim) or self.truncate_dim
-        singular = self.is_singular_input(inputs)
-        given = as_texts([inputs] if singular else inputs)
-        before = self._prompt(prompt, prompt_name)
-        texts = [_prepend(before, text) for text in given] if before else given
+        is_single = self.is_singular_input(inputs)
+        texts = as_texts([inputs] if is_single else inputs)
+        prompt = self._prompt(prompt, prompt_name)
+        if prompt:
+            texts = [_prepend(prompt, text) for text in texts]
 
-        def on_cut(cut: dict[int, int]) -> None:
-            self._too_long(cut, truncation)
+        infos: list[TextInfo] | None = [] if return_info else None
+        with _progress_bar(len(texts), show_progress_bar) as progress:
+            on_cut = partial(self._on_cut, truncation)
+            outputs = self._encode(texts, output_value, batch_size, on_cut, progress, infos)
 
-        result: Any
         if output_value == "sentence_embedding":
-            with _progress_bar(len(texts), show_progress_bar) as progress:
-                result = self.embed(texts, batch_size, on_cut, progress)
-            result = self._finish(result[:, :dimension], normalize_embeddings, precision or "float32")
-            result = _convert(result, convert_to_numpy, convert_to_tensor)
+            outputs = outputs[:, :dimension]  # first truncate, then normalize, then quantize, as sentence-transformers
+            if normalize_embeddings:
+                outputs = ops.l2_normalize(outputs)
+            outputs = _convert(_quantize(outputs, precision), convert_to_numpy, convert_to_tensor)
+        elif output_value == "token_embeddings":
+            outputs = _quantize(outputs, precision)
         else:
-            result = []
-            for start in range(0, len(texts), batch_size):
-                some = texts[start : start + batch_size]
-                result += self._whole_outputs(some, start, output_value, dimension, on_cut)
-            if output_value == "token_embeddings":
-                result = _quantize(result, precision or "float32")
-        if return_info:
-            info = self._info(texts, len(before or ""))
-            return (result[0], info[0]) if singular else (result, info)
-        return result[0] if singular else result
-
-    def _finish(self, embeddings: Array, normalize: bool, precision: str) -> Array:
-        """Normalise what is left after truncation, then quantise: the order of sentence-transformers."""
-        if normalize:
-            embeddings = ops.l2_normalize(embeddings)
-        quantized: Array = _quantize(embeddings, precision)
-        return quantized
-
-    def _whole_outputs(
-        self,
-        texts: list[Text],
-        first_row: int,
-        output_value: str | None,
-        dimension: int | None,
-        on_cut: Callable[[dict[int, int]], None],
-    ) -> list[Any]:
-        """For each text its token embeddings (S, H) or, if output_value is None, a dict of all that is known."""
-        tokens, cut = self._tokenize(texts, first_row)
-        if cut:
-            on_cut(cut)
-        hidden_states = self.token_embeddings(tokens)
-        spans = [slice(a, b) for a, b in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)]
-        if output_value == "token_embeddings":
-            return [hidden_states[span] for span in spans]
-        embeddings = model.sentence_embeddings(self._bert, hidden_states, tokens.offsets)
-        return [
-            {
-                "input_ids": tokens.token_ids[span].astype(np.int64),
-                "token_type_ids": tokens.token_type_ids[span].astype(np.int64),
-                "attention_mask": np.ones(span.stop - span.start, np.int64),
-                "modality": "text",
-                "token_embeddings": hidden_states[span],
-                "sentence_embedding": embedding[:dimension],
-            }
-            for span, embedding in zip(spans, embeddings, strict=True)
-        ]
+            for output in outputs:
+                output["sentence_embedding"] = output["sentence_embedding"][:dimension]
+        if infos is None:
+            return outputs[0] if is_single else outputs
+        if prompt:
+            infos = [_without_prompt(info, len(prompt)) for info in infos]
+        return (outputs[0], infos[0]) if is_single else (outputs, infos)
 
     def encode_query(
         self, inputs: Any = None, prompt_name: str | None = None, prompt: str | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """`encode` with the prompt called "query", if no other is given."""
+        """Call `encode` with the prompt named "query" unless another prompt is given."""
         if prompt_name is None and prompt is None and "query" in self.prompts:
             prompt_name = "query"
         return self.encode(inputs, prompt_name, prompt, *args, **kwargs)
@@ -282,109 +320,117 @@ class SentenceTransformer(Encoder):
     def encode_document(
         self, inputs: Any = None, prompt_name: str | None = None, prompt: str | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """`encode` with the first prompt there is of "document", "passage", "corpus", if no other is given."""
+        """Call `encode` with the first defined prompt of "document", "passage" and "corpus" unless another is given."""
         if prompt_name is None and prompt is None:
             prompt_name = next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
         return self.encode(inputs, prompt_name, prompt, *args, **kwargs)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None, argument: str = "prompt_name") -> str | None:
+        """Return the prompt to use; `argument` is the name that an error gives to `prompt_name`."""
         if prompt is not None:
             if prompt_name is not None:
-                logger.warning("encode: both prompt and prompt_name are given; prompt is used")
+                logger.warning("encode: got both prompt and prompt_name; using prompt")
             if not isinstance(prompt, str):
-                raise ValueError(f"prompt: found {prompt!r}, wanted a str")
+                raise ValueError(f"prompt: expected a str, got {prompt!r}")
             return prompt
         name = prompt_name if prompt_name is not None else self.default_prompt_name
         if name is None:
             return None
         if name not in self.prompts:
-            raise ValueError(f"{argument}: found {name!r}, wanted one of {list(self.prompts)}")
+            raise ValueError(f"{argument}: expected one of {list(self.prompts)}, got {name!r}")
         return self.prompts[name]
 
-    def _too_long(self, cut: dict[int, int], truncation: str) -> None:
+    def _on_cut(self, truncation: str, cut: dict[int, int]) -> None:
+        """Ignore, warn about or refuse texts that are too long: {row: word pieces cut off}."""
         row, dropped = next(iter(cut.items()))
-        message = f"sentences[{row}]: {dropped} word pieces beyond max_seq_length {self.max_seq_length} are not read"
+        message = f"sentences[{row}]: {dropped} word pieces beyond max_seq_length {self.max_seq_length}"
         if truncation == "error":
-            raise ValueError(f"{message}; wanted none (truncation='error')")
+            raise ValueError(f"{message}, and truncation is 'error'")
         if truncation == "warn" and not self._warned_of_truncation:
             self._warned_of_truncation = True
-            message += "; further texts are cut without a word (truncation='ignore' or 'error' to choose)"
+            message += " are ignored; later texts are cut off without a warning (set truncation='ignore' or 'error')"
             warnings.warn(message, TruncationWarning, stacklevel())
 
-    # --- what a text is made of ----------------------------------------------------------------
+    # --- texts and word pieces -----------------------------------------------------------------
 
     def is_singular_input(self, inputs: Any) -> bool:
-        """Whether `encode` takes this as one text (a str or {"text": str}) and not as several."""
+        """Return whether `encode` takes `inputs` as one text (a str or a dict), not as an iterable of texts."""
         return isinstance(inputs, str | dict)
 
     def token_count(self, sentences: Any) -> Any:
-        """Word pieces of each text with [CLS] and [SEP], nothing cut off: int for a str, else an array (n,)."""
+        """Return each text's number of word pieces, [CLS] and [SEP] included and nothing cut off.
+
+        An int for a str, else an int64 array (n,).
+        """
         if isinstance(sentences, str):
             return int(self.token_count([sentences])[0])
-        return np.array([info.tokens for info in self._info(as_texts(sentences), 0)], np.int64)
-
-    def _info(self, texts: list[Text], prompt_length: int) -> list[TextInfo]:
-        unknown = self.tokenizer.unknown_id
-        result = []
-        for start in range(0, len(texts), 256):
-            some = texts[start : start + 256]
-            for text, encoding in zip(some, self.tokenizer.encode(some), strict=True):
-                spans = []
-                for sequence in range(1 if isinstance(text, str) else 2):
-                    of = [o for o, s in zip(encoding.offsets, encoding.sequence_ids, strict=True) if s == sequence]
-                    before = prompt_length if sequence == 0 else 0
-                    spans.append((max(of[0][0] - before, 0), max(of[-1][1] - before, 0)) if of else (0, 0))
-                kept, dropped = len(encoding.ids), self.tokenizer.cut_off(text, encoding)
-                span = spans[0] if isinstance(text, str) else tuple(spans)
-                result.append(TextInfo(kept + dropped, kept, dropped, span, encoding.ids.count(unknown)))
-        return result
+        infos: list[TextInfo] = []
+        for _ in self._tokenized_slices(as_texts(sentences), infos):
+            pass
+        return np.array([info.tokens for info in infos], np.int64)
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Array]:
-        """input_ids, token_type_ids, attention_mask: int64 arrays (n, longest), padded with 0; {} for no texts.
+        """Return input_ids, token_type_ids and attention_mask: int64 arrays (n, longest), padded with 0.
 
-        Raises ValueError for options of sentence-transformers' preprocessing, which there is none of here.
+        Returns {} for no texts. Raises ValueError for the preprocessing options of sentence-transformers.
         """
         for name, value in kwargs.items():
             if value:
-                raise ValueError(f"{name}: found {value!r}, wanted none: set max_seq_length instead")
+                raise ValueError(f"{name}: expected no value (set max_seq_length instead), got {value!r}")
         texts = [_prepend(prompt, text) for text in as_texts(inputs)] if prompt else as_texts(inputs)
         if not texts:
             return {}
-        tokens = self.tokens(texts)
-        lengths = np.diff(tokens.offsets)
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        padded = np.zeros((2, *mask.shape), np.int64)
-        padded[:, mask] = tokens.token_ids, tokens.token_type_ids
-        return {"input_ids": padded[0], "token_type_ids": padded[1], "attention_mask": mask.astype(np.int64)}
+        names = ("input_ids", "token_type_ids", "attention_mask")
+        return dict(zip(names, self.tokens(texts).padded(), strict=True))
 
     tokenize = preprocess
 
     def get_max_seq_length(self) -> int:
+        """Return `max_seq_length`."""
         return self.max_seq_length
 
     # --- similarity and dimensions -------------------------------------------------------------
 
     @property
     def similarity_fn_name(self) -> str:
-        """ "cosine" unless set to "dot", "euclidean" or "manhattan" (the last two: minus the distance)."""
+        """The function of `similarity`: "cosine" (default), "dot", or minus the "euclidean" or "manhattan" distance."""
         return self._similarity_fn_name or "cosine"
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: Any) -> None:
         name = getattr(value, "value", value)
         if name not in (None, "cosine", "dot", "euclidean", "manhattan"):
-            raise ValueError(f"similarity_fn_name: found {name!r}, wanted 'cosine', 'dot', 'euclidean' or 'manhattan'")
+            raise ValueError(f"similarity_fn_name: expected cosine, dot, euclidean or manhattan, got {name!r}")
         self._similarity_fn_name = name
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Array:
-        """(n, H), (m, H) -> (n, m): similarities by `similarity_fn_name`; a single vector counts as (1, H)."""
+        """Return the similarity of every embedding of one set to every embedding of another.
+
+        Parameters
+        ----------
+        embeddings1, embeddings2
+            Embeddings (n, H) and (m, H) as arrays, lists of vectors or Tensors; a single vector (H,) counts as (1, H).
+
+        Returns
+        -------
+        ndarray
+            Similarities (n, m) by the function `similarity_fn_name`.
+
+        Examples
+        --------
+        >>> from minilm_np import SentenceTransformer
+        >>> model = SentenceTransformer()
+        >>> queries, documents = model.encode(["food"]), model.encode(["a meal", "the stock market"])
+        >>> model.similarity(queries, documents).round(2)
+        array([[0.75, 0.24]], dtype=float32)
+        """
         from minilm_np.util import SimilarityFunction
 
         result: Array = SimilarityFunction.to_similarity_fn(self.similarity_fn_name)(embeddings1, embeddings2)
         return result
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Array:
-        """(n, H), (n, H) -> (n,): the similarity of row i of one with row i of the other."""
+        """Return the similarities (n,) of row i of one set (n, H) to row i of another (n, H)."""
         from minilm_np.util import SimilarityFunction
 
         result: Array = SimilarityFunction.to_similarity_pairwise_fn(self.similarity_fn_name)(embeddings1, embeddings2)
@@ -392,7 +438,7 @@ class SentenceTransformer(Encoder):
 
     @property
     def truncate_dim(self) -> int | None:
-        """How many dimensions of every embedding are kept; None: all."""
+        """The number of dimensions that `encode` keeps of every embedding; None keeps all."""
         return self._truncate_dim
 
     @truncate_dim.setter
@@ -400,13 +446,14 @@ class SentenceTransformer(Encoder):
         self._truncate_dim = _check_dimension("truncate_dim", value)
 
     def get_embedding_dimension(self) -> int:
+        """Return the number of dimensions of the embeddings that `encode` returns."""
         return min(self.config.hidden_size, self.truncate_dim or self.config.hidden_size)
 
     get_sentence_embedding_dimension = get_embedding_dimension
 
     @contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
-        """Within the context `encode` keeps so many dimensions."""
+        """Set `truncate_dim` within a `with` block."""
         before, self.truncate_dim = self.truncate_dim, truncate_dim
         try:
             yield
@@ -415,48 +462,55 @@ class SentenceTransformer(Encoder):
 
     truncate_sentence_embeddings = truncate_embeddings
 
-    # --- what callers of a PyTorch module expect to find ---------------------------------------
+    # --- members that callers of a PyTorch module use ------------------------------------------
 
     @property
     def device(self) -> str:
+        """Always "cpu"."""
         return "cpu"
 
     def to(self, device: Any = "cpu", *_: Any, **__: Any) -> SentenceTransformer:
+        """Return self. Raises ValueError for devices other than "cpu"."""
         _check_device(device)
         return self
 
     def cpu(self) -> SentenceTransformer:
+        """Return self."""
         return self
 
     def eval(self) -> SentenceTransformer:
+        """Return self."""
         return self
 
     def get_backend(self) -> str:
+        """Return `backend`."""
         return self.backend
 
     @property
     def modalities(self) -> list[str]:
+        """The kinds of input that the model encodes: ["text"]."""
         return ["text"]
 
     def supports(self, modality: str) -> bool:
+        """Return whether `modality` is "text"."""
         return modality == "text"
 
     def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
-        """evaluator(self, output_path)"""
+        """Return evaluator(self, output_path)."""
         return evaluator(self, output_path)
 
     def start_multi_process_pool(self, target_devices: Iterable[Any] | None = None) -> dict[str, Any]:
-        """A pool for `encode(pool=...)`, in which the model's own threads work: nothing is started."""
+        """Return a pool for `encode(pool=...)`. No process is started, because the model uses its own threads."""
         for device in target_devices or ():
             _check_device(device)
         return {"input": None, "output": None, "processes": []}
 
     @staticmethod
     def stop_multi_process_pool(pool: Mapping[str, Any]) -> None:
-        """Nothing is left running."""
+        """Do nothing: a pool has no processes."""
 
     def encode_multi_process(self, sentences: Any, pool: Mapping[str, Any], *args: Any, **kwargs: Any) -> Array:
-        """`encode`, with its arguments in the order that this method had."""
+        """Call `encode`, with arguments in the order of this method in sentence-transformers."""
         names = (
             "prompt_name",
             "prompt",
@@ -471,14 +525,36 @@ class SentenceTransformer(Encoder):
         return result
 
     def save_pretrained(self, path: str | os.PathLike[str], *_: Any, **__: Any) -> None:
-        """A folder that this class and sentence-transformers load: the model's files and the options set since.
+        """Save the model and its current options to a folder that sentence-transformers can load, too.
 
-        Each file is written whole or not at all. Raises OSError, or ValueError if the folder is the model's own.
+        The options are max_seq_length, prompts, default_prompt_name, similarity_fn_name and truncate_dim. Each file
+        is replaced atomically, so an error leaves no half-written file.
+
+        Parameters
+        ----------
+        path
+            The folder, which is created if needed.
+
+        Raises
+        ------
+        ValueError
+            If `path` is the folder that the model was loaded from.
+        OSError
+            If a file cannot be written.
+
+        Examples
+        --------
+        >>> from tempfile import TemporaryDirectory
+        >>> from minilm_np import SentenceTransformer
+        >>> with TemporaryDirectory() as folder:
+        ...     SentenceTransformer(prompts={"query": "query: "}).save_pretrained(folder)
+        ...     SentenceTransformer(folder).prompts
+        {'query': 'query: ', 'document': ''}
         """
         folder, own = Path(path), self.place.folder
         folder.mkdir(parents=True, exist_ok=True)
         if folder.resolve() == own.resolve():
-            raise ValueError(f"path: found {str(path)!r}, the folder that this model was loaded from; wanted another")
+            raise ValueError(f"path: expected a folder that this model was not loaded from, got {str(path)!r}")
         sentence_bert = {**read_json(own / "sentence_bert_config.json"), "max_seq_length": self.max_seq_length}
         options = {
             **_read_saved_config(own),
@@ -510,25 +586,53 @@ def _make(options: dict[str, Any], max_seq_length: int) -> SentenceTransformer:
 
 def _read_saved_config(folder: Path) -> dict[str, Any]:
     path = folder / "config_sentence_transformers.json"
-    found = read_json(path) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    config = read_json(path) if path.is_file() else {}
+    return config if isinstance(config, dict) else {}
 
 
 def _check_device(device: Any) -> None:
-    for one in device if isinstance(device, list | tuple) else [device]:
-        if one is not None and str(one) != "cpu":
-            raise ValueError(f"device: found {str(one)!r}, wanted 'cpu': this runs on the CPU only")
+    for name in device if isinstance(device, list | tuple) else [device]:
+        if name is not None and str(name) != "cpu":
+            raise ValueError(f"device: expected 'cpu', got {str(name)!r}")
 
 
 def _check_dimension(name: str, value: int | None) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
-        raise ValueError(f"{name}: found {value!r}, wanted a positive integer or None")
+        raise ValueError(f"{name}: expected a positive integer or None, got {value!r}")
     return value
 
 
-def _quantize(embeddings: Any, precision: str) -> Any:
-    """An array (n, D), or a list of them, in fewer bits; no rows have none."""
-    if precision == "float32" or not len(embeddings):
+def _check_encode_arguments(
+    batch_size: Any,
+    chunk_size: Any,
+    precision: str | None,
+    output_value: str | None,
+    truncation: str,
+    device: Any,
+    kwargs: Mapping[str, Any],
+) -> None:
+    """Raise an error that names the argument if `encode` does not support its value."""
+    unknown = [name for name, value in kwargs.items() if name != "task" and (value or name != "processing_kwargs")]
+    if unknown:
+        raise ValueError(f"encode: unexpected arguments {', '.join(unknown)}")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size: expected a positive integer, got {chunk_size!r}")
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"precision: expected one of {PRECISIONS}, got {precision!r}")
+    if output_value is None and precision not in (None, "float32"):
+        raise ValueError(f"precision: expected 'float32' with output_value=None, got {precision!r}")
+    if truncation not in TRUNCATION:
+        raise ValueError(f"truncation: expected one of {TRUNCATION}, got {truncation!r}")
+    if output_value not in OUTPUTS:
+        raise KeyError(f"output_value: expected one of {OUTPUTS}, got {output_value!r}")
+    _check_device(device)
+
+
+def _quantize(embeddings: Any, precision: str | None) -> Any:
+    """Return embeddings, an array (n, D) or a list of arrays, in `precision`; return no embeddings unchanged."""
+    if precision in (None, "float32") or not len(embeddings):
         return embeddings
     from minilm_np.util import quantize_embeddings
 
@@ -536,12 +640,12 @@ def _quantize(embeddings: Any, precision: str) -> Any:
 
 
 def _convert(embeddings: Array, to_numpy: bool, to_tensor: bool) -> Any:
-    """As encode's convert_to_tensor and convert_to_numpy say; the first wins."""
+    """Return the embeddings as a Tensor, a list of arrays, or an array; `to_tensor` takes precedence."""
     if to_tensor:
         try:
             import torch
         except ImportError as error:
-            raise ImportError("convert_to_tensor: found True, but PyTorch is not installed") from error
+            raise ImportError("convert_to_tensor: PyTorch is not installed") from error
         return torch.from_numpy(np.ascontiguousarray(embeddings)) if len(embeddings) else torch.tensor([])
     if not to_numpy:
         return list(embeddings)
@@ -550,6 +654,16 @@ def _convert(embeddings: Array, to_numpy: bool, to_tensor: bool) -> Any:
 
 def _prepend(prompt: str, text: Text) -> Text:
     return prompt + text if isinstance(text, str) else (prompt + text[0], text[1])
+
+
+def _without_prompt(info: TextInfo, length: int) -> TextInfo:
+    """Return `info` with its span in characters of the text without its prompt of `length` characters."""
+
+    def shift(span: tuple[int, int]) -> tuple[int, int]:
+        return max(span[0] - length, 0), max(span[1] - length, 0)
+
+    is_pair = isinstance(info.span[0], tuple)
+    return info._replace(span=(shift(info.span[0]), info.span[1]) if is_pair else shift(info.span))
 
 
 @contextmanager

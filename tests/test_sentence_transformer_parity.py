@@ -1,6 +1,6 @@
-"""A drop-in for sentence-transformers 6.2: the same calls on both, and the same values, shapes, dtypes and errors.
+"""The same calls on sentence-transformers 6.2 and on minilm_np give the same values, shapes, dtypes and errors.
 
-Where ours differs on purpose, the table in README.md says so, and tests/test_sentence_transformer.py holds it.
+The documentation lists the deliberate differences; tests/test_sentence_transformer.py checks those.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from support.tolerances import BATCH, VECTORS, assert_close
 
 from minilm_np import SentenceTransformer
 
-with warnings.catch_warnings():  # what its own imports warn of is not ours to mend
+with warnings.catch_warnings():  # its own imports warn
     warnings.simplefilter("ignore")
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the parity extra")
 
@@ -48,26 +48,27 @@ def ours(request: pytest.FixtureRequest, weights_folder: Path) -> SentenceTransf
 
 
 def plain(value: Any) -> Any:
-    """Tensors as arrays; all else as it is."""
+    """Return Tensors as arrays and everything else unchanged."""
     if type(value).__module__ == "torch":
         return value.detach().cpu().numpy()
     return value
 
 
-def assert_same(found: Any, wanted: Any, what: str, atol: float = VECTORS) -> None:
-    if isinstance(wanted, list):
-        assert isinstance(found, list) and len(found) == len(wanted), what
-        for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
-            assert_same(a, b, f"{what}[{i}]", atol)
+def assert_same(actual: Any, expected: Any, name: str, atol: float = VECTORS) -> None:
+    """Check shapes and dtypes, floats to `atol`, and integers to 1 in fewer than one of 1000 elements."""
+    if isinstance(expected, list):
+        assert isinstance(actual, list) and len(actual) == len(expected), name
+        for i, (a, b) in enumerate(zip(actual, expected, strict=True)):
+            assert_same(a, b, f"{name}[{i}]", atol)
         return
-    a, b = plain(found), plain(wanted)
-    assert isinstance(a, np.ndarray), f"{what}: {type(a)}"
-    assert (a.shape, a.dtype) == (b.shape, b.dtype), what
+    a, b = plain(actual), plain(expected)
+    assert isinstance(a, np.ndarray), f"{name}: {type(a)}"
+    assert (a.shape, a.dtype) == (b.shape, b.dtype), name
     if a.dtype.kind == "f":
-        assert_close(a, b, atol, what)
+        assert_close(a, b, atol, name)
     else:
-        assert np.abs(a.astype(int) - b.astype(int)).max() <= 1, what
-        assert (a != b).mean() < 1e-3, what
+        assert np.abs(a.astype(int) - b.astype(int)).max() <= 1, name
+        assert (a != b).mean() < 1e-3, name
 
 
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -125,13 +126,13 @@ TOKENS = 1.5e-5  # token embeddings, values up to 4; measured 2.3e-6 between the
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_encode_gives_the_same(ours: SentenceTransformer, theirs: Any, name: str) -> None:
+def test_encode_returns_the_same(ours: SentenceTransformer, theirs: Any, name: str) -> None:
     arguments, options = CALLS[name]
-    wanted = theirs.encode(*arguments, **options)
-    found = ours.encode(*arguments, **options)
+    expected = theirs.encode(*arguments, **options)
+    actual = ours.encode(*arguments, **options)
     if "tensor" in name:
-        assert type(found) is type(wanted)
-    assert_same(found, wanted, name, TOKENS if "tokens" in name else VECTORS)
+        assert type(actual) is type(expected)
+    assert_same(actual, expected, name, TOKENS if "tokens" in name else VECTORS)
 
 
 ERRORS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -156,11 +157,11 @@ ERRORS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_encode_refuses_the_same_with_the_same_kind_of_error(ours: SentenceTransformer, theirs: Any, name: str) -> None:
+def test_encode_raises_the_same_kind_of_error(ours: SentenceTransformer, theirs: Any, name: str) -> None:
     arguments, options = ERRORS[name]
-    with pytest.raises(Exception) as wanted:
+    with pytest.raises(Exception) as expected:
         theirs.encode(*arguments, **options)
-    with pytest.raises(type(wanted.value)):
+    with pytest.raises(type(expected.value)):
         ours.encode(*arguments, **options)
 
 
@@ -184,7 +185,7 @@ def test_similarity(ours: SentenceTransformer, theirs: Any, vectors: tuple[Array
     assert ours.similarity_fn_name == theirs.similarity_fn_name == "cosine"
 
 
-def test_members(ours: SentenceTransformer, theirs: Any) -> None:
+def test_attributes_and_methods(ours: SentenceTransformer, theirs: Any) -> None:
     for name in ("max_seq_length", "prompts", "default_prompt_name", "truncate_dim"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert str(ours.device) == str(theirs.device)
@@ -199,30 +200,30 @@ def test_members(ours: SentenceTransformer, theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["encode_query", "encode_document"])
-def test_query_and_document(ours: SentenceTransformer, theirs: Any, method: str) -> None:
+def test_encode_query_and_encode_document(ours: SentenceTransformer, theirs: Any, method: str) -> None:
     before = dict(ours.prompts), dict(theirs.prompts)
     for model in (ours, theirs):
         model.prompts.update(query="find: ", document="read: ")
     try:
         for options in ({}, {"prompt": "p "}, {"prompt_name": "query"}, {"truncate_dim": 9}):
-            found = getattr(ours, method)(TEXTS, **options)
-            assert_same(found, getattr(theirs, method)(TEXTS, **options), method)
+            actual = getattr(ours, method)(TEXTS, **options)
+            assert_same(actual, getattr(theirs, method)(TEXTS, **options), method)
     finally:
         ours.prompts, theirs.prompts = before
 
 
 def test_preprocess(ours: SentenceTransformer, theirs: Any) -> None:
     for texts in (TEXTS, ["x"], [("a", "b c"), ("d", "e")]):
-        wanted = theirs.preprocess(texts)
+        expected = theirs.preprocess(texts)
         for features in (ours.preprocess(texts), ours.tokenize(texts)):
             for name in ("input_ids", "token_type_ids", "attention_mask"):
-                assert_same(features[name], wanted[name], name)
+                assert_same(features[name], expected[name], name)
     assert ours.preprocess([]) == {}
 
 
-def test_everything_at_once(ours: SentenceTransformer, theirs: Any) -> None:
-    found, wanted = ours.encode(TEXTS, output_value=None), theirs.encode(TEXTS, output_value=None)
-    for a, b in zip(found, wanted, strict=True):
+def test_encode_with_output_value_none(ours: SentenceTransformer, theirs: Any) -> None:
+    actual, expected = ours.encode(TEXTS, output_value=None), theirs.encode(TEXTS, output_value=None)
+    for a, b in zip(actual, expected, strict=True):
         n = len(a["input_ids"])
         for name in ("input_ids", "token_type_ids", "attention_mask"):
             assert_same(a[name], b[name][:n], name)
@@ -244,23 +245,23 @@ def test_max_seq_length(weights_folder: Path, theirs: Any, length: int) -> None:
         theirs.max_seq_length = before
 
 
-def test_a_saved_model_is_loaded_by_both(weights_folder: Path, tmp_path: Path) -> None:
+def test_both_load_a_saved_model(weights_folder: Path, tmp_path: Path) -> None:
     ours = SentenceTransformer(weights_folder, backend="numpy", prompts={"query": "find: "}, similarity_fn_name="dot")
     ours.max_seq_length, ours.truncate_dim = 40, 100
     ours.save_pretrained(tmp_path / "saved")
-    again = SentenceTransformer(tmp_path / "saved", backend="numpy")
+    copy = SentenceTransformer(tmp_path / "saved", backend="numpy")
     theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
-    for model in (again, theirs):
+    for model in (copy, theirs):
         assert (model.max_seq_length, model.similarity_fn_name, model.prompts["query"]) == (40, "dot", "find: ")
         assert (model.truncate_dim, model.encode(["a"]).shape) == (100, (1, 100))
         assert_same(model.encode_query(TEXTS), ours.encode_query(TEXTS), "saved")
 
 
-def test_pools(ours: SentenceTransformer) -> None:
-    wanted = ours.encode(TEXTS)
+def test_pools_and_devices(ours: SentenceTransformer) -> None:
+    expected = ours.encode(TEXTS)
     pool = ours.start_multi_process_pool(["cpu"] * 2)
     assert set(pool) == {"input", "output", "processes"}
-    assert_close(ours.encode(TEXTS, pool=pool, chunk_size=3), wanted, BATCH, "pool")
-    assert_close(ours.encode(TEXTS, device=["cpu", "cpu"]), wanted, BATCH, "devices")
-    assert_close(ours.encode_multi_process(TEXTS, pool, None, None, 4), wanted, BATCH, "encode_multi_process")
+    assert_close(ours.encode(TEXTS, pool=pool, chunk_size=3), expected, BATCH, "pool")
+    assert_close(ours.encode(TEXTS, device=["cpu", "cpu"]), expected, BATCH, "devices")
+    assert_close(ours.encode_multi_process(TEXTS, pool, None, None, 4), expected, BATCH, "encode_multi_process")
     ours.stop_multi_process_pool(pool)

