@@ -24,7 +24,7 @@ from timing import cpu_model, fma_peak, interleaved, machine
 
 from minilm_np import SentenceTransformer, weights
 from minilm_np.kernels import simd
-from minilm_np.tokenizer import Tokenizer, Tokens
+from minilm_np.tokenizer import Tokenizer
 
 Array = npt.NDArray[Any]
 Encode = Callable[[list[str]], Array]
@@ -109,15 +109,6 @@ def export_onnx(folder: Path) -> Path:
     return path
 
 
-def padded(tokens: Tokens) -> tuple[Array, Array, Array]:
-    """Return token_ids, token_type_ids and attention_mask, each int64 (B, longest text)."""
-    lengths = np.diff(tokens.offsets)
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids, types = np.zeros(mask.shape, np.int64), np.zeros(mask.shape, np.int64)
-    ids[mask], types[mask] = tokens.token_ids, tokens.token_type_ids
-    return ids, types, mask.astype(np.int64)
-
-
 def batched(folder: Path, run: Callable[[dict[str, Array]], Array]) -> Encode:
     """Wrap `run` as sentence-transformers wraps a model: sort by length, pad each batch, masked mean, normalise.
 
@@ -131,7 +122,7 @@ def batched(folder: Path, run: Callable[[dict[str, Array]], Array]) -> Encode:
         result = np.empty((len(texts), 384), np.float32)
         for start in range(0, len(order), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
-            inputs = dict(zip(ONNX_INPUTS, padded(tokens.take(rows)), strict=True))
+            inputs = dict(zip(ONNX_INPUTS, tokens.take(rows).padded(), strict=True))
             mask = inputs["attention_mask"]
             pooled = (run(inputs) * mask[:, :, None]).sum(axis=1, dtype=np.float32) / mask.sum(axis=1)[:, None]
             result[rows] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)

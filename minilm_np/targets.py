@@ -357,16 +357,13 @@ def onnx_file(path: Path) -> Encode:
 
     def encode(texts: list[str]) -> Any:
         tokens = tokenizer(texts)
-        lengths = np.diff(tokens.offsets)
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        ids = np.zeros(mask.shape, np.int64)
-        ids[mask] = tokens.token_ids
-        arrays = {"input_ids": ids, "attention_mask": mask.astype(np.int64), "token_type_ids": np.zeros_like(ids)}
+        arrays = dict(zip(("input_ids", "token_type_ids", "attention_mask"), tokens.padded(), strict=True))
         (output,) = session.run([output_name], {name: arrays[name] for name in inputs})
         if output.ndim == 2:
             return output
         hidden_states = output.astype(np.float64)
-        pooled = (hidden_states * mask[:, :, None]).sum(axis=1) / lengths[:, None]
+        mask = arrays["attention_mask"]
+        pooled = (hidden_states * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
         return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
 
     return encode
