@@ -22,7 +22,7 @@ def run_and_keep_output(example: Example) -> None:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         run_python(example)
-    example.namespace["printed"] = printed.getvalue()
+    example.namespace["printed"] = printed.getvalue() or None
 
 
 def compare_with_output(example: Example) -> str | None:
@@ -36,7 +36,7 @@ def make_notes(namespace: dict[str, Any]) -> None:
     """A scratch folder with what the recipes expect, and the names that `skip: next if(...)` comments use."""
     namespace["_folder"] = folder = tempfile.TemporaryDirectory()
     namespace["_before"] = Path.cwd()
-    namespace["sklearn"] = importlib.util.find_spec("sklearn")
+    namespace |= {name: importlib.util.find_spec(name) for name in ("sklearn", "scipy")}
     notes = Path(folder.name) / "notes"
     notes.mkdir()
     (notes / "bread.txt").write_text("Feed the starter flour and water every day.\n\nBake for 40 minutes.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from xml.etree import ElementTree
@@ -169,7 +170,9 @@ def _describe_worst(worst: Worst) -> str:
     token = f", word piece {worst.token}" if worst.token else ""
     text = worst.text if len(worst.text) <= 50 else worst.text[:47] + "..."
     index = ", ".join(map(str, worst.index))
-    return f"{worst.probe} [{index}]{token}: expected {worst.wanted:.7g}, got {worst.found:.7g}   {text!r}"
+    error = abs(worst.found - worst.wanted)
+    decimals = 1 - math.floor(math.log10(error)) if 1e-12 < error < 1 else 2  # two digits of the error: no noise
+    return f"{worst.probe} [{index}]{token}: expected {worst.wanted:.{decimals}f}, got {worst.found:.{decimals}f}   {text!r}"
 
 
 def _finite_or_none(x: float) -> float | None:
