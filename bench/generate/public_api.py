@@ -1,21 +1,23 @@
 """Write tests/reference/public_api.json: the public names, signatures and command-line flags of the package.
 
 `python bench/generate/public_api.py` describes the minilm_np that it imports. tests/test_public_api.py checks that
-everything in the file still works, so regenerate it only to add names, and say so in CHANGELOG.md if one goes.
+everything in the file still works, so regenerate it only to add names, and say so in CHANGELOG.md if a name goes.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import inspect
 import json
+import textwrap
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).parents[2] / "tests" / "reference" / "public_api.json"
-MODULES = (  # those with an __all__ export just these names, the others what they define
+MODULES = (  # a module's public names are those of its __all__, or what it defines
     *("minilm_np", "minilm_np.util", "minilm_np.crosscheck", "minilm_np.evaluate"),
     *("minilm_np.crosscheck.goldens", "minilm_np.crosscheck.plot", "minilm_np.crosscheck.plugin"),
     *(f"minilm_np.integrations.{name}" for name in ("chroma", "langchain", "mteb", "sklearn")),
@@ -24,29 +26,51 @@ MODULES = (  # those with an __all__ export just these names, the others what th
 
 
 def describe(value: Any) -> Any:
-    """A class as its public members, a callable as its parameters, anything else as the name of its type."""
-    if inspect.isclass(value) and issubclass(value, Enum | BaseException):
-        return "class"
+    """Return what a caller relies on: a class's members, a callable's parameters, the type of any other value."""
+    if inspect.isclass(value) and issubclass(value, BaseException):
+        return {"bases": [base.__name__ for base in value.__mro__[1:-3] if base.__module__ == "builtins"]}
+    if isinstance(value, Enum):
+        return repr(value.value)
     if inspect.isclass(value):
-        members = {name: getattr(value, name) for name in dir(value) if not name.startswith("_")}
-        own = {name: describe(member) for name, member in members.items() if is_own(member)}
-        return {"parameters": parameters(value), "members": own}
+        description = {"members": {name: describe(getattr(value, name)) for name in member_names(value)}}
+        if issubclass(value, Enum):
+            return description
+        return {"parameters": parameters(value), "attributes": attributes(value), **description}
     return {"parameters": parameters(value)} if callable(value) else type(value).__name__
 
 
+def member_names(cls: type) -> list[str]:
+    """Return the names of the methods and properties that this package defines, with __call__ and __str__."""
+    if issubclass(cls, Enum):  # dir() of an Enum depends on the Python version
+        return sorted(name for name in {*cls.__members__, *vars(cls)} if not name.startswith("_"))
+    names = (name for name in dir(cls) if not name.startswith("_") or name in ("__call__", "__str__"))
+    return [name for name in names if is_own(getattr(cls, name))]
+
+
 def is_own(member: Any) -> bool:
-    """Whether this package defines the member, rather than a base class of another library."""
-    function = member.fget if isinstance(member, property) else member
+    """Return whether this package defines the member, and not a base class from another library."""
+    function = getattr(member, "fget", None) or getattr(member, "func", None) or member  # property, cached_property
     return str(getattr(function, "__module__", "")).startswith("minilm_np")
 
 
-def parameters(function: Any) -> list[list[str]] | None:
-    """Name, kind and default of each parameter; None for builtins without a signature."""
-    try:
-        found = inspect.signature(function).parameters.values()
-    except ValueError:
-        return None
-    return [[p.name, p.kind.name, "" if p.default is p.empty else repr(p.default)] for p in found]
+def attributes(cls: type) -> list[str]:
+    """Return the public attributes that this package's methods of a class assign to self."""
+    sources = (inspect.getsource(base) for base in cls.__mro__ if base.__module__.startswith("minilm_np"))
+    nodes = (node for source in sources for node in ast.walk(ast.parse(textwrap.dedent(source))))
+    assigned = (node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    names = {node.attr for node in assigned if isinstance(node.value, ast.Name) and node.value.id == "self"}
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def parameters(function: Any) -> list[list[str]]:
+    """Return name, kind and default of each parameter; a function or class as default is given by its name."""
+    found = inspect.signature(function).parameters.values()
+    return [[p.name, p.kind.name, "" if p.default is p.empty else default(p.default)] for p in found]
+
+
+def default(value: Any) -> str:
+    """Return a repr that depends neither on addresses nor on the module that defines a function or class."""
+    return str(value.__name__) if inspect.isroutine(value) or inspect.isclass(value) else repr(value)
 
 
 def public_names(module: Any) -> list[str]:
@@ -58,7 +82,7 @@ def public_names(module: Any) -> list[str]:
 
 
 def commands() -> dict[str, dict[str, list[str]]]:
-    """Command -> argument (its flags, or its name) -> [default, number of values]."""
+    """Return for each command its arguments (name, or option strings) with their default and number of values."""
     from minilm_np.cli import _parser
 
     (subparsers,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
