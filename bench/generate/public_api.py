@@ -13,6 +13,7 @@ import inspect
 import json
 import textwrap
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,10 @@ def member_names(cls: type) -> list[str]:
     """Return the names of the methods and properties that this package defines, with __call__ and __str__."""
     if issubclass(cls, Enum):  # dir() of an Enum depends on the Python version
         return sorted(name for name in {*cls.__members__, *vars(cls)} if not name.startswith("_"))
-    names = (name for name in dir(cls) if not name.startswith("_") or name in ("__call__", "__str__"))
-    return [name for name in names if is_own(getattr(cls, name))]
-
-
-def is_own(member: Any) -> bool:
-    """Return whether this package defines the member, and not a base class from another library."""
-    function = getattr(member, "fget", None) or getattr(member, "func", None) or member  # property, cached_property
-    return str(getattr(function, "__module__", "")).startswith("minilm_np")
+    own = [vars(base) for base in cls.__mro__ if base.__module__.startswith("minilm_np")]
+    names = [name for name in dir(cls) if not name.startswith("_") or name in ("__call__", "__str__")]
+    values = {name: getattr(cls, name) for name in names if any(name in attributes for attributes in own)}
+    return [name for name, value in values.items() if callable(value) or isinstance(value, property | cached_property)]
 
 
 def attributes(cls: type) -> list[str]:
