@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -167,3 +168,32 @@ def _safetensors(arrays: dict[str, Array]) -> bytes:
     from safetensors.numpy import save
 
     return bytes(save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}))
+
+
+def detection_power(tried: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+    """Return one row per mistake: the probe that reveals it best, its error in tolerances, and how many probes reveal it.
+
+    Errors are those of the final vectors; a vector that is not finite counts as 1e9 tolerances. `tried` is called with
+    the name of each mistake after it was simulated.
+    """
+    from minilm_np.crosscheck.mistakes import catalogue
+    from minilm_np.crosscheck.truth import batches, truth
+    from minilm_np.crosscheck.variant import Checkpoint, Simulator
+
+    reference, simulator, table = truth(), Simulator(Checkpoint.load()), []
+    for mistake in catalogue(reference.checkpoint.config):
+        vectors = simulator.run(mistake.apply(), TEXTS, batches()).embeddings
+        errors = np.abs(vectors - reference.embeddings).max(axis=1) / tolerance("sentence_embedding")
+        errors[~np.isfinite(errors)] = 1e9
+        best = int(np.argmax(errors))
+        table.append(
+            {
+                "mistake": mistake.name,
+                "probe": PROBES[best].name,
+                "tolerances": float(f"{errors[best]:.2g}"),
+                "probes_that_show_it": int(np.sum(errors > 1)),
+            }
+        )
+        if tried:
+            tried(mistake.name)
+    return table

@@ -172,7 +172,8 @@ def _describe_worst(worst: Worst) -> str:
     index = ", ".join(map(str, worst.index))
     error = abs(worst.found - worst.wanted)
     decimals = 1 - math.floor(math.log10(error)) if 1e-12 < error < 1 else 2  # two digits of the error: no noise
-    return f"{worst.probe} [{index}]{token}: expected {worst.wanted:.{decimals}f}, got {worst.found:.{decimals}f}   {text!r}"
+    values = f"expected {worst.wanted:.{decimals}f}, got {worst.found:.{decimals}f}"
+    return f"{worst.probe} [{index}]{token}: {values}   {text!r}"
 
 
 def _finite_or_none(x: float) -> float | None:
