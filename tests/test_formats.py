@@ -7,6 +7,8 @@ import pytest
 
 from minilm_np import formats
 
+pytestmark = pytest.mark.quick
+
 
 def test_bf16_rounds_to_nearest_with_ties_to_even() -> None:
     x = np.array([1.0, 1.00390625, 1.01171875, -1.005, 3.0e38, np.inf, np.nan, 0.0], np.float32)

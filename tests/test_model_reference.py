@@ -16,6 +16,8 @@ from support.tolerances import FLOAT32, PYTORCH_REFERENCE, STORED, assert_close
 from minilm_np import SentenceTransformer
 from minilm_np.model import stage_names
 
+pytestmark = pytest.mark.quick
+
 ARRAYS = load_file(REFERENCE)
 
 

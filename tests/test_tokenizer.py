@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from minilm_np import SentenceTransformer, WeightsError, encoder
 from minilm_np.tokenizer import Tokenizer, Tokens
 
+pytestmark = pytest.mark.quick
+
 CLS, SEP, UNK, MASK = 101, 102, 100, 103
 
 

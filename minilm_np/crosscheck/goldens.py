@@ -171,7 +171,7 @@ def _safetensors(arrays: dict[str, Array]) -> bytes:
 
 
 def detection_power(tried: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
-    """Return one row per mistake: the probe that reveals it best, its error in tolerances, and how many probes reveal it.
+    """Return per mistake the probe that reveals it best, its error in tolerances, and how many probes reveal it.
 
     Errors are those of the final vectors; a vector that is not finite counts as 1e9 tolerances. `tried` is called with
     the name of each mistake after it was simulated.
