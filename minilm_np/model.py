@@ -25,7 +25,7 @@ Observer = Callable[[str, Any], None] | None  # called with the name and the val
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Hyperparameters under config.json's names, then the three that a sentence encoder adds to BERT."""
+    """Hyperparameters, named as in config.json; the last three are those that a sentence encoder adds to BERT."""
 
     vocab_size: int = 30522
     hidden_size: int = 384
@@ -68,19 +68,19 @@ def prepare(params: Mapping[str, Array], config: BertConfig, ops: Ops) -> Bert:
     query, key and value become one (3H, H) dense layer, "attention.self": one large matrix product instead of three.
     """
 
-    def both(name: str) -> tuple[Array, Array]:
+    def weight_and_bias(name: str) -> tuple[Array, Array]:
         return params[f"{name}.weight"], params[f"{name}.bias"]
 
     tables = tuple(params[f"embeddings.{table}_embeddings.weight"] for table in ("word", "token_type", "position"))
-    weights: dict[str, Any] = {"embeddings": tables, "embeddings.LayerNorm": both("embeddings.LayerNorm")}
+    weights: dict[str, Any] = {"embeddings": tables, "embeddings.LayerNorm": weight_and_bias("embeddings.LayerNorm")}
     for layer in (f"encoder.layer.{i}" for i in range(config.num_hidden_layers)):
         attention = f"{layer}.attention.self"
-        qkv = zip(*(both(f"{attention}.{part}") for part in ("query", "key", "value")), strict=True)
-        weights[attention] = ops.prepare_dense(*(np.concatenate(parts) for parts in qkv))
+        qkv = [weight_and_bias(f"{attention}.{part}") for part in ("query", "key", "value")]
+        weights[attention] = ops.prepare_dense(np.concatenate([w for w, _ in qkv]), np.concatenate([b for _, b in qkv]))
         for name in ("attention.output", "intermediate", "output"):
-            weights[f"{layer}.{name}.dense"] = ops.prepare_dense(*both(f"{layer}.{name}.dense"))
+            weights[f"{layer}.{name}.dense"] = ops.prepare_dense(*weight_and_bias(f"{layer}.{name}.dense"))
         for name in ("attention.output", "output"):
-            weights[f"{layer}.{name}.LayerNorm"] = both(f"{layer}.{name}.LayerNorm")
+            weights[f"{layer}.{name}.LayerNorm"] = weight_and_bias(f"{layer}.{name}.LayerNorm")
     return Bert(config, ops, weights)
 
 
@@ -88,7 +88,7 @@ def prepare(params: Mapping[str, Array], config: BertConfig, ops: Ops) -> Bert:
 
 
 def embeddings(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array) -> Array:  # (T,) -> (T, H)
-    """LayerNorm of word + token type + position embeddings; for offsets [0, 2, 5] the positions are 0 1 0 1 2."""
+    """LayerNorm of word + token type + position embeddings; for offsets [0, 2, 5] the positions are 0, 1, 0, 1, 2."""
     config, ops, w = bert
     position_ids = np.arange(len(token_ids)) - np.repeat(offsets[:-1], np.diff(offsets))  # (T,)
     norm = w["embeddings.LayerNorm"]
@@ -96,7 +96,7 @@ def embeddings(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Arr
 
 
 def self_attention(bert: Bert, name: str, hidden_states: Array, offsets: Array, observe: Observer) -> Array:
-    """Mix the tokens of each sentence, in N heads of D = H / N columns; then residual and LayerNorm (post-norm)."""
+    """Mix the tokens of each sentence in N heads of D = H / N columns; then residual and LayerNorm (post-norm)."""
     config, ops, w = bert
     qkv = ops.linear(hidden_states, w[f"{name}.self"], None)  # (T, 3H)
     context = ops.attention(qkv, offsets, config.num_attention_heads)  # (T, H)
@@ -112,7 +112,7 @@ def self_attention(bert: Bert, name: str, hidden_states: Array, offsets: Array, 
 
 
 def feed_forward(bert: Bert, name: str, attention_output: Array, observe: Observer) -> Array:  # (T, H) -> (T, H)
-    """Transform each token alone: H to I, activation, I to H; then residual and LayerNorm (post-norm)."""
+    """Transform each token separately: H to I, activation, I to H; then residual and LayerNorm (post-norm)."""
     config, ops, w = bert
     intermediate = ops.linear(attention_output, w[f"{name}.intermediate.dense"], config.hidden_act)  # (T, I)
     projected = ops.linear(intermediate, w[f"{name}.output.dense"], None)  # (T, H)
@@ -124,12 +124,13 @@ def feed_forward(bert: Bert, name: str, attention_output: Array, observe: Observ
 
 
 def encoder_layer(bert: Bert, name: str, hidden_states: Array, offsets: Array, observe: Observer) -> Array:
+    """Apply self-attention, then the feed-forward network; each adds its input to its output and normalizes the sum."""
     attention_output = self_attention(bert, f"{name}.attention", hidden_states, offsets, observe)  # (T, H)
     return feed_forward(bert, name, attention_output, observe)  # (T, H)
 
 
 def encoder(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, observe: Observer = None) -> Array:
-    """The last layer's hidden states: one contextual embedding per token. Arguments as in `forward`."""
+    """Return the last layer's hidden states: one contextual embedding per token. Arguments as in `forward`."""
     hidden_states = embeddings(bert, token_ids, token_type_ids, offsets)  # (T, H)
     if observe:
         observe("embeddings", hidden_states)
@@ -139,7 +140,7 @@ def encoder(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array,
 
 
 def sentence_embeddings(bert: Bert, hidden_states: Array, offsets: Array, observe: Observer = None) -> Array:
-    """Pool each sentence's hidden states into one vector and scale it to length 1 if the config normalizes."""
+    """Pool each sentence's hidden states into one vector; scale it to length 1 if `config.normalize` is set."""
     pooled = bert.ops.pool(hidden_states, offsets, bert.config.pooling_mode)  # (B, H)
     normalized = bert.ops.l2_normalize(pooled) if bert.config.normalize else pooled  # (B, H)
     if observe:
@@ -159,7 +160,7 @@ def forward(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array,
 
 
 def stage_names(config: BertConfig) -> list[str]:
-    """The names of the stages, in order; `attention.output` and `output` are taken after residual and LayerNorm.
+    """Return the names of the stages, in order; `attention.output` and `output` are after residual and LayerNorm.
 
     Shapes: attention_probs is a list of B arrays (N, S, S), intermediate is (T, I), pooled and sentence_embedding are
     (B, H), all others are (T, H).

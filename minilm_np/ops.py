@@ -7,7 +7,7 @@ T tokens of all sentences    B sentences    S tokens of one sentence    N heads
 H hidden size (384)    D = H / N head size (32)    n neighboring sentences of equal length
 
 Sentences are packed, not padded: sentence b is rows offsets[b]:offsets[b+1] of a (T, H) matrix. Only attention and
-pooling use offsets; every other operation treats each row alone.
+pooling use offsets; every other operation computes each row from the same row of its input.
 """
 
 from __future__ import annotations
@@ -40,15 +40,13 @@ prepare_dense = Dense  # this op set uses the checkpoint's layout unchanged
 TAIL_SCALE = 0.3
 # fmt: off
 TAIL_COEFFICIENTS = (  # t^7 first
-    0.0361948322, -0.15937822, 0.210118253, -0.057167251, 0.130416402, 0.0993471372, 0.120845529, 0.119623263,
-)
+    0.0361948322, -0.15937822, 0.210118253, -0.057167251, 0.130416402, 0.0993471372, 0.120845529, 0.119623263)
 TAIL_COEFFICIENTS_FLOAT64 = (  # t^20 first
     -0.0032227777452477737, 0.030969454459681429, -0.13010101534987079, 0.30253586961589479,
     -0.38391727712237067, 0.1265907190724562, 0.44076398246961918, -0.89761787123725179, 0.90799218650738578,
     -0.61502183544733224, 0.32716289383171232, -0.12881484524234685, 0.023429200487880393,
     -0.022683164775599493, 0.0020152877701026819, 0.026291044620348543, 0.057984750609194453,
-    0.087366706782804976, 0.10891132489254343, 0.11968268164623327, 0.11968268415416222,
-)
+    0.087366706782804976, 0.10891132489254343, 0.11968268164623327, 0.11968268415416222)
 # fmt: on
 
 
@@ -71,11 +69,12 @@ def gelu(x: Array) -> Array:
 
 
 def gelu_new(x: Array) -> Array:
-    """The tanh approximation of GELU that GPT-2 uses; it differs from gelu by up to 4.7e-4."""
+    """The tanh approximation of GELU, as in GPT-2; it differs from `gelu` by up to 4.7e-4."""
     return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))))
 
 
 def relu(x: Array) -> Array:
+    """max(x, 0)."""
     return np.asarray(np.maximum(x, 0))
 
 
@@ -99,9 +98,9 @@ def linear(x: Array, dense: Dense, activation: str | None) -> Array:  # (T, inpu
 def layer_norm(x: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T, H)
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis. (Ba et al. 2016, eq. 4.)"""
     weight, bias = norm
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = np.mean(centred * centred, axis=-1, keepdims=True)
-    return np.asarray(centred / np.sqrt(variance + eps) * weight + bias)
+    centered = x - x.mean(axis=-1, keepdims=True)
+    variance = np.mean(centered * centered, axis=-1, keepdims=True)
+    return np.asarray(centered / np.sqrt(variance + eps) * weight + bias)
 
 
 def add_layer_norm(x: Array, residual: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T, H)
@@ -146,7 +145,7 @@ def split_heads(qkv: Array, n: int, num_heads: int) -> Array:  # (n S, 3H) -> (3
 
 
 def equal_length_runs(offsets: Array, most: int = 2**16) -> Iterator[tuple[int, int]]:
-    """Runs (first, last + 1) of neighboring sentences of equal length, which NumPy can compute together.
+    """Yield (first, last + 1) for runs of neighboring sentences of equal length, which NumPy can compute together.
 
     A run ends before its attention weights exceed `most` elements per head (3 MB for 12 heads in float32).
     """
@@ -179,7 +178,7 @@ def attention_probs(qkv: Array, offsets: Array, num_heads: int) -> list[Array]: 
 
 
 def pool(hidden_states: Array, offsets: Array, mode: str) -> Array:  # (T, H) -> (B, H)
-    """One vector per sentence; mode is "mean", "cls", "max" or "mean_sqrt_len_tokens" (sum / sqrt(S))."""
+    """One vector per sentence; mode is "mean", "cls" (first token), "max" or "mean_sqrt_len_tokens" (sum / sqrt(S))."""
     if len(offsets) == 1:  # no sentences
         return hidden_states[:0]
     sentences = [hidden_states[start:stop] for start, stop in pairwise(offsets)]
