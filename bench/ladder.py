@@ -1,7 +1,8 @@
-"""A ladder for students: one matrix product, from three loops to a register tile: `python bench/ladder.py`.
+"""One matrix product in five steps, from three loops to a register tile: `python bench/ladder.py`.
 
 y = x W^T with x (256, 384) and W (1536, 384) in float32: the layer "intermediate.dense" for 256 tokens, on one thread.
-Every step is a few lines long and is checked against NumPy in float64 before it is timed.
+Every step is a few lines long and is checked against NumPy in float64 before it is timed. Steps 4 and 5 use vectors and
+tiles, which the docstring of minilm_np/kernels/simd.py explains.
 `python bench/generate/pictures.py` draws docs/images/ladder.svg.
 """
 
@@ -36,8 +37,8 @@ def three_loops(x, w, y):  # type: ignore[no-untyped-def]
             y[t, n] = total
 
 
-# 2. Another loop order. The innermost loop runs along a row of y and a row of W^T: independent sums, which the
-# compiler can put into vectors.
+# 2. Another loop order. The innermost loop runs along a row of y and a row of W^T: these sums are independent, so the
+# compiler can use vector instructions.
 @jit
 def rows(x, wt, y):  # type: ignore[no-untyped-def]
     y[:] = 0
@@ -59,8 +60,8 @@ def blocked(x, wt, y):  # type: ignore[no-untyped-def]
                     y[t, n] += x_part[t, k] * wt_part[k, n]
 
 
-# 4. Packed. The columns are copied once, three vectors at a time, into the order in which they are read. Their sums
-# stay in registers for all of k; the steps above load and store y for every term.
+# 4. Packed. The columns of W^T are copied once, in panels of three vectors, into the order in which they are read. The
+# sums stay in registers for all k; steps 2 and 3 load and store y for every term.
 @jit
 def packed(x, panels, y):  # type: ignore[no-untyped-def]
     (T, K), flat_y, N = x.shape, y.reshape(-1), y.shape[1]
@@ -78,14 +79,15 @@ def packed(x, panels, y):  # type: ignore[no-untyped-def]
             store(c, flat_y, at + 2 * WIDTH)
 
 
-# 5. The register tile of minilm_np/kernels: a vector of W is used for eight rows, an element of x for three vectors.
+# 5. The register tile of minilm_np/kernels/linear.py. Each vector of W that is loaded is used for eight rows of x (four
+# without AVX-512), and each element of x for three vectors.
 def register_tile(x: Array, dense: Packed, y: Array) -> None:
     N, K = dense.shape
     linear(x.reshape(-1), len(x), K, dense.panels, dense.bias, N, False, y.reshape(-1), 0, panels_of(N), 1)
 
 
 def steps(x: Array, w: Array) -> dict[str, Callable[[Array], Any]]:
-    """Return each step as a function that writes y; W is prepared once, here, as a model would do at load."""
+    """Return each step as a function that writes y. W is prepared once, here, as a model would do at load."""
     wt = np.ascontiguousarray(w.T)
     panels = empty(w.size)
     panels[:] = w.reshape(-1, 3 * WIDTH, w.shape[1]).transpose(0, 2, 1).reshape(-1)
@@ -101,9 +103,9 @@ def steps(x: Array, w: Array) -> dict[str, Callable[[Array], Any]]:
 
 
 def check(name: str, y: Array, x: Array, w: Array) -> None:
-    """Raise SystemExit if an element is further off than K roundings of the sum of its terms' magnitudes.
+    """Raise SystemExit if the error of an element exceeds K roundings of the sum of its terms' magnitudes.
 
-    No order of summation exceeds this bound.
+    This bound holds for every order of summation.
     """
     x64, w64 = x.astype(np.float64), w.astype(np.float64)
     bound = x.shape[1] * 2.0**-24 * (np.abs(x64) @ np.abs(w64).T)
@@ -115,7 +117,7 @@ def check(name: str, y: Array, x: Array, w: Array) -> None:
 
 
 def one_blas_thread() -> tuple[AbstractContextManager[Any], str]:
-    """Return a context that limits BLAS to one thread, and the label for BLAS: it reports if that is not possible."""
+    """Return a context that limits BLAS to one thread, and a label for BLAS that reports if this is not possible."""
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:

@@ -1,4 +1,4 @@
-"""Where the time of the forward pass goes, operation by operation: `python bench/where.py`.
+"""Measure the time of each operation of the forward pass: `python bench/where.py`.
 
 One thread, chunks of about 320 tokens in texts of 20, 64 and 256 tokens, both op sets.
 `python bench/generate/pictures.py` draws docs/images/where.svg.
@@ -43,12 +43,12 @@ class Timed:
         return timed
 
 
-def flop(operation: str, T: int, L: int, config: model.BertConfig) -> float:
-    """Return the matmul FLOPs of an operation in one forward pass over T tokens in texts of L; a multiply-add is 2."""
+def flop(operation: str, T: int, S: int, config: model.BertConfig) -> float:
+    """Return an operation's matmul FLOPs in a forward pass over T tokens in texts of S tokens; a multiply-add is 2."""
     H, intermediate = config.hidden_size, config.intermediate_size
     per_token = {
         "query, key, value": 2 * H * 3 * H,
-        "attention": 4 * L * H,
+        "attention": 4 * S * H,
         "attention.output": 2 * H * H,
         "intermediate": 2 * H * intermediate,
         "output": 2 * H * intermediate,
@@ -61,21 +61,21 @@ def measure(
 ) -> dict[tuple[str, int], dict[str, float]]:
     """Return the seconds of each operation in one forward pass, by model name and text length.
 
-    They are medians over rounds. In each round every model computes texts of every length once, after two warm-up
+    The values are medians over rounds. Each round measures one pass for every model and text length, after two warm-up
     passes.
     """
     seen: dict[tuple[str, int], dict[str, list[float]]] = {}
     for _ in range(rounds):
         for name, bert in berts.items():
-            for L in LENGTHS:
-                B = max(1, tokens // L)
-                token_ids = np.random.default_rng(0).integers(1000, bert.config.vocab_size - 1, B * L).astype(np.int32)
-                offsets = np.arange(B + 1, dtype=np.int64) * L
+            for S in LENGTHS:
+                B = max(1, tokens // S)
+                token_ids = np.random.default_rng(0).integers(1000, bert.config.vocab_size - 1, B * S).astype(np.int32)
+                offsets = np.arange(B + 1, dtype=np.int64) * S
                 for _ in range(3):
                     timed = Timed(bert.ops)
                     model.forward(bert._replace(ops=timed), token_ids, np.zeros_like(token_ids), offsets)
                 for operation, seconds in timed.seconds.items():
-                    seen.setdefault((name, L), {}).setdefault(operation, []).append(seconds)
+                    seen.setdefault((name, S), {}).setdefault(operation, []).append(seconds)
     return {key: {name: statistics.median(times) for name, times in table.items()} for key, table in seen.items()}
 
 
@@ -86,11 +86,11 @@ def main() -> dict[tuple[str, int], dict[str, float]]:
     with limit:
         op_sets = {"Numba": kernels, "NumPy": ops}
         tables = measure({name: model.prepare(params, config, op_set) for name, op_set in op_sets.items()})
-    for (name, L), table in tables.items():
-        T, total = max(1, 320 // L) * L, sum(table.values())
-        print(f"{name}, {T} tokens in texts of {L}: {1e3 * total:.1f} ms")
+    for (name, S), table in tables.items():
+        T, total = max(1, 320 // S) * S, sum(table.values())
+        print(f"{name}, {T} tokens in texts of {S}: {1e3 * total:.1f} ms")
         for operation, seconds in sorted(table.items(), key=lambda item: -item[1]):
-            speed = flop(operation, T, L, config) / seconds / 1e9
+            speed = flop(operation, T, S, config) / seconds / 1e9
             print(f"  {operation:20}{100 * seconds / total:5.1f} %" + (f"{speed:8.0f} GFLOP/s" if speed else ""))
     return tables
 

@@ -1,4 +1,4 @@
-"""Number formats with fewer bits than float32: rounding, scales, and the way back to float32.
+"""Number formats with fewer bits than float32: rounding, scales, and conversion back to float32.
 
 | format | bits | stored values | scale |
 |---|---|---|---|
@@ -7,8 +7,8 @@
 | int8 | 8, signed | -127 to 127, symmetric: 0 is exact | one for a tensor, or one for each index of an axis |
 | uint8 | 8, unsigned | 0 to 255, asymmetric: a zero point represents 0 exactly | one for a tensor, from its range |
 
-Every conversion rounds to the nearest value, ties to even. `round_to_*` functions return float32 with the values that
-the format can represent, which is what a computation in that format with float32 accumulation reads.
+Every conversion rounds to the nearest value, ties to even. The `round_to_*` functions return float32 arrays of values
+that the format can represent. They simulate inputs in that format for a computation that accumulates in float32.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def round_to_bf16(x: Array) -> Array:
 def float32_to_bf16(x: Array) -> Array:
     """Return the bf16 bits (uint16) nearest to float32 values, ties to even; NaN stays NaN.
 
-    Adding 0x7FFF, plus 1 if the last bit that remains is set, carries into the upper 16 bits exactly if the lower 16
-    bits are above half of a unit, or equal to half and the last bit is odd.
+    The upper 16 bits remain. Adding 0x7FFF, plus 1 if the last remaining bit is set, carries into them exactly if the
+    lower 16 bits are more than half a unit, or equal to half a unit and the last remaining bit is set.
     """
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32).reshape(np.shape(x))
     last_bit = (bits >> np.uint32(16)) & np.uint32(1)
@@ -60,8 +60,8 @@ class Int8(NamedTuple):
 def quantize_int8(x: Array, axis: int | None = None) -> Int8:
     """Quantize float32 to int8, symmetric: scale = max |x| / 127, codes = round(x / scale).
 
-    axis: the maximum is taken over this axis, or over the whole tensor if it is None. For a dense weight
-        (outputs, inputs), axis=1 gives one scale for each output channel. Where all of x is 0, the scale is 1.
+    axis: the axis over which the maximum is taken; None for the whole tensor. For a dense weight (outputs, inputs),
+        axis=1 gives one scale for each output channel. Where the maximum is 0, the scale is 1.
     """
     scale = np.abs(x).max(axis=axis, keepdims=True) / np.float32(127)
     scale = np.where(scale == 0, np.float32(1), scale)
@@ -69,7 +69,7 @@ def quantize_int8(x: Array, axis: int | None = None) -> Int8:
 
 
 def round_to_int8(x: Array, axis: int | None = None) -> Array:
-    """Return float32 as it is after storage in int8: codes * scale of `quantize_int8`."""
+    """Round float32 to int8 and return it as float32: codes * scale of `quantize_int8`."""
     codes, scale = quantize_int8(x, axis)
     return np.asarray(codes * scale, np.float32)
 
@@ -86,8 +86,10 @@ def quantize_uint8(x: Array, dither: Array | float = 0.0) -> Uint8:
     """Quantize float32 activations to uint8 by the range of the whole tensor, extended to include 0.
 
     scale = (max - min) / 255, zero_point = round(-min / scale), codes = clip(round(x / scale + dither) + zero_point,
-    0, 255). These are the formulas of ONNX's DynamicQuantizeLinear. dither: offsets below half a step, which move
-    values near a tie to the other side. If all of x is 0, the scale is 1. Expects finite values.
+    0, 255). These are the formulas of ONNX's DynamicQuantizeLinear. If all of x is 0, the scale is 1. Expects
+    finite values.
+
+    dither: offsets, in steps, that move values near a tie to the other side; below 0.5.
     """
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     scale = np.float32((high - low) / 255) or np.float32(1)
@@ -97,6 +99,6 @@ def quantize_uint8(x: Array, dither: Array | float = 0.0) -> Uint8:
 
 
 def round_to_uint8(x: Array, dither: Array | float = 0.0) -> Array:
-    """Return float32 as it is after storage in uint8: (codes - zero_point) * scale of `quantize_uint8`."""
+    """Round float32 to uint8 and return it as float32: (codes - zero_point) * scale of `quantize_uint8`."""
     codes, scale, zero_point = quantize_uint8(x, dither)
     return np.asarray((codes.astype(np.float32) - zero_point) * scale, np.float32)

@@ -1,7 +1,8 @@
 """An op set that records: it computes with another op set's functions and keeps what each call received and returned.
 
-`model.forward` runs unchanged on a `Tape`, so the architecture is not written again. The recorded calls hold every
-value of the forward pass. `detailed_stages` names them; a backward pass walks them in reverse.
+`model.forward` runs unchanged on a `Tape`, so the architecture is written only once, in model.py. The recorded calls
+have every value of the forward pass, and the modules whose weights they used. `detailed_stages` gives the values names.
+A backward pass can walk the calls in reverse.
 
 Dimensions as in model.py: T tokens, B sentences, S tokens of one sentence, H hidden size, N heads, I intermediate size.
 """
@@ -29,8 +30,8 @@ class Call(NamedTuple):
 class Tape:
     """The op set of `bert`, with every call recorded in `calls`, in order.
 
-    Outputs have the same bits as without the tape. `linear` with an activation is recorded twice, first without the
-    activation, because op sets fuse the two and overwrite the activation's input.
+    Outputs have the same bits as without the tape. `linear` with an activation is computed and recorded twice, first
+    without the activation, because op sets fuse the two and overwrite the activation's input.
     """
 
     def __init__(self, bert: Bert):
@@ -62,7 +63,7 @@ class Tape:
         return self._record("attention", qkv, offsets, num_heads)
 
     def attention_probs(self, qkv: Array, offsets: Array, num_heads: int, /) -> list[Array]:
-        return self._ops.attention_probs(qkv, offsets, num_heads)  # only observers call it; attention has its inputs
+        return self._ops.attention_probs(qkv, offsets, num_heads)  # only for observers; not recorded
 
     def pool(self, hidden_states: Array, offsets: Array, mode: str, /) -> Any:
         return self._record("pool", hidden_states, offsets, mode)
@@ -75,31 +76,31 @@ LAYER_NORM = ("LayerNorm.input", "LayerNorm.mean", "LayerNorm.variance")
 
 
 def detailed_stage_names(config: BertConfig) -> list[str]:
-    """The names of `detailed_stages`, in the order of the forward pass: those of `model.stage_names`, and these.
+    """Return the names of `detailed_stages`, in the order of the forward pass: `model.stage_names` and these.
 
     token_ids, token_type_ids, position_ids: (T,). offsets: (B + 1,).
     encoder.layer.{i}.attention.self.attention_scores: a list of B arrays (N, S, S); the softmax's input.
     encoder.layer.{i}.attention.output.dense, encoder.layer.{i}.output.dense: (T, H); before the residual is added.
     encoder.layer.{i}.intermediate.dense: (T, I); the activation's input.
-    {module}.LayerNorm.input: (T, H); for `embeddings` the sum of the three look-ups, otherwise output.dense + residual.
+    {module}.LayerNorm.input: (T, H); for `embeddings` the sum of the three look-ups, else dense output + residual.
     {module}.LayerNorm.mean, {module}.LayerNorm.variance: (T, 1); over the columns of LayerNorm.input.
     """
     inputs = ["token_ids", "token_type_ids", "position_ids", "offsets"]
-    before = {"embeddings": [*inputs, *_of("embeddings", LAYER_NORM)]}  # stage -> the details computed just before it
+    before = {"embeddings": [*inputs, *_names("embeddings", LAYER_NORM)]}  # stage -> the details just before it
     for layer in (f"encoder.layer.{i}" for i in range(config.num_hidden_layers)):
         before[f"{layer}.attention.self.attention_probs"] = [f"{layer}.attention.self.attention_scores"]
-        before[f"{layer}.attention.output"] = _of(f"{layer}.attention.output", ("dense", *LAYER_NORM))
+        before[f"{layer}.attention.output"] = _names(f"{layer}.attention.output", ("dense", *LAYER_NORM))
         before[f"{layer}.intermediate"] = [f"{layer}.intermediate.dense"]
-        before[f"{layer}.output"] = _of(f"{layer}.output", ("dense", *LAYER_NORM))
+        before[f"{layer}.output"] = _names(f"{layer}.output", ("dense", *LAYER_NORM))
     return [name for stage in model.stage_names(config) for name in (*before.get(stage, ()), stage)]
 
 
-def _of(module: str, parts: tuple[str, ...]) -> list[str]:
+def _names(module: str, parts: tuple[str, ...]) -> list[str]:
     return [f"{module}.{part}" for part in parts]
 
 
 def detailed_stages(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array) -> dict[str, Any]:
-    """Run the forward pass and return every value needed to recompute each step; names: `detailed_stage_names`.
+    """Run the forward pass and return every value needed to recompute each step, by `detailed_stage_names`.
 
     Arguments as in `model.forward`. Outputs of ops have the same bits as without the tape. Values that exist only
     inside an op (attention_scores; LayerNorm's input, mean and variance) are computed with NumPy, in the same dtype.
@@ -127,7 +128,7 @@ def detailed_stages(bert: Bert, token_ids: Array, token_type_ids: Array, offsets
 
 def _layer_norm_stages(module: str, x: Array) -> dict[str, Array]:
     values = (x, x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True))
-    return dict(zip(_of(module, LAYER_NORM), values, strict=True))
+    return dict(zip(_names(module, LAYER_NORM), values, strict=True))
 
 
 def _attention_scores(qkv: Array, offsets: Array, num_heads: int) -> list[Array]:  # (T, 3H) -> B of (N, S, S)

@@ -1,7 +1,8 @@
 """The Numba op set: the functions of minilm_np/ops.py, with the same names and meanings, as float32 kernels.
 
-The functions in this file take and return the same arrays as those of ops.py and convert them for the kernels, which
-work on flat, C-contiguous arrays and check nothing. The result for a row has the same bits in every batch.
+The functions in this file take and return the same arrays as those of ops.py, except that `prepare_dense` returns a
+layout of its own. They call the kernels, which work on flat, C-contiguous arrays and check nothing. The result for a
+row has the same bits in every batch.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from minilm_np.kernels.linear import linear as _linear
 from minilm_np.kernels.simd import WIDTH, empty
 
 Array = npt.NDArray[Any]
-# The encoder cuts a batch into chunks of about this many tokens. Of 192, 256, 320 and 448, it is the fastest on short
-# and mixed texts, by 1 to 3 %.
+# The encoder divides texts into chunks of about this many tokens. Compared with 192, 256 and 448, 320 is the fastest on
+# short and mixed texts, by 1 to 3 %.
 TOKENS_PER_CHUNK = 320
 
 __all__ = [

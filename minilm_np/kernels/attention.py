@@ -6,15 +6,15 @@
     context (T, H)    the result; a head has D columns
 
 The kernel computes one head of one sentence at a time, for LANES queries at a time. It works on transposed matrices: a
-query is a lane of the vectors and a key is a row. In order:
+query is a column, in a lane of the vectors, and a key is a row. The steps are:
 
     queries (D, LANES)    Q^T: column c is query c
-    scores (S, LANES)     K Q^T: row s is the products of key s with every query; then the softmax of each column
+    scores (S, LANES)     K Q^T: row s has the products of key s with every query; then the softmax of each column
     context rows          scores^T V
 
-This layout has three advantages. Both products use the tiles of simd.py, as a dense layer does. The softmax runs down
-the rows of `scores` for WIDTH queries at once, and never has to add up the lanes of a vector. The number of keys may be
-odd, so nothing is padded and only real keys are computed. The scores (32 KB for 256 keys and 32 queries) stay in the
+This layout has three advantages. Both products use the tiles of simd.py, as a dense layer does. The softmax goes down
+the rows of `scores` for WIDTH queries at once and never adds up the lanes of a vector. Keys are rows, so their number
+need not be a multiple of WIDTH: no keys are padded. The scores (32 KB for 256 keys and 32 queries) stay in the
 first-level cache.
 """
 
@@ -46,8 +46,8 @@ from minilm_np.kernels.simd import (
 # The tile of scores has ROWS keys and VECTORS * WIDTH queries; that of the context has ROWS queries and up to VECTORS *
 # WIDTH of the head's D columns.
 ROWS, VECTORS = (8, 2) if WIDTH == 16 else (4, 2)
-LANES = VECTORS * WIDTH  # queries computed together: 32 with AVX-512, 16 otherwise
-KEYS_PER_PARTIAL_SUM = 16  # the softmax adds up its exponentials in short sums, whose errors are smaller
+LANES = VECTORS * WIDTH  # queries computed together: 32 with AVX-512, else 16
+KEYS_PER_PARTIAL_SUM = 16  # the softmax adds up its exponentials in short sums, because their errors are smaller
 
 
 @inline
@@ -68,7 +68,7 @@ def transpose_queries(qkv, i, count, row, D, queries):
 def softmax_columns(scores, lane, S, scale):
     """Replace the columns lane to lane + WIDTH - 1 of scores (S, LANES) by softmax(scale * column).
 
-    Each vector holds one key's score for WIDTH queries. The largest score is subtracted first, so exp cannot overflow.
+    Each vector holds one key's scores for WIDTH queries. The largest score is subtracted first, so exp cannot overflow.
     """
     largest = load(scores, lane)
     for s in range(1, S):
@@ -112,10 +112,10 @@ def probabilities(qkv, first, q, count, S, H, head, D, scale, queries, scores):
 
 @inline
 def weighted_values(pair, single, scores, column, S, qkv, value, H, D, context, at):
-    """Set the context of the queries from `column` on, at context[at], to their probabilities times V.
+    """Set R rows of the context, from context[at], to probabilities times V, for R queries from `column` on.
 
-    The tiles `pair` and `single` are zeros and set how many queries are computed: (R, 2) and (R, 1). The D columns are
-    computed two vectors at a time; the last vector is computed alone if their number is odd.
+    The tiles `pair` (R, 2) and `single` (R, 1) are zeros; their type sets R. The D columns are computed two vectors at
+    a time; if the number of vectors is odd, the last one is computed alone.
     """
     for d in range(0, D - WIDTH, 2 * WIDTH):
         tile = accumulate(pair, scores, column, 1, LANES, qkv, value + d, 3 * H, S)

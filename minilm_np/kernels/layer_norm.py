@@ -12,8 +12,8 @@ import numpy as np
 
 from minilm_np.kernels.simd import WIDTH, add, div, fma, inline, jit, load, mul, splat, store, sub, sum_of
 
-# A row is added up in 16 partial sums, whatever WIDTH is: sum j adds the elements j, j + 16, j + 32, ... So the result
-# has the same bits with vectors of 16 and of 8. The partial sums are one vector of 16 (`first`; `second` stays 0) or
+# A row is added up in 16 partial sums for every WIDTH: sum j adds the elements j, j + 16, j + 32, ... So the result has
+# the same bits with vectors of 16 and of 8. The partial sums are one vector of 16 (`first`; `second` stays 0) or
 # two vectors of 8 (`first` and `second`).
 PARTIAL_SUMS = 16
 

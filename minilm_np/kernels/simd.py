@@ -1,10 +1,11 @@
 """Vector instructions (SIMD) for Numba kernels.
 
 A CPU core has 16 or 32 vector registers. A register holds WIDTH float32 numbers, its lanes, and one instruction adds or
-multiplies all lanes at once. Numba compiles scalar Python and leaves it to LLVM's auto-vectorizer whether vector
-instructions are used. LLVM itself has vector types, and this file makes them available: `load` returns a vector that
-stays in a register, and each operation on vectors compiles to one instruction or a few. The kernels remain ordinary
-Python loops, and their machine code does not depend on the auto-vectorizer.
+multiplies all lanes at once. Numba compiles Python functions to machine code with the compiler LLVM. In a Python loop
+over single numbers, LLVM's auto-vectorizer decides whether vector instructions are used. But LLVM also has vector
+types, and this file makes them available: `load` returns a vector that stays in a register, and each operation on
+vectors compiles to one instruction or a few. The kernels remain ordinary Python loops, and their machine code does not
+depend on the auto-vectorizer.
 
 In terms of NumPy a vector is an array (WIDTH,). All arrays in memory are flat, C-contiguous and float32; `i` counts
 elements; no bounds are checked:
@@ -14,14 +15,20 @@ elements; no bounds are checked:
     splat(a)           np.full(WIDTH, a)
     fma(a, b, c)       a * b + c, rounded once: a "fused multiply-add", one instruction
 
-A tile is a block of a matrix product that stays in registers while it is summed: R rows of C vectors, as an array
-(R, C, WIDTH), so R x (C * WIDTH) numbers of the product. Each step of the sum (`rank_1_update`) loads C vectors and R
-single numbers and does R x C fma with them. A core can start two fma but only two or three loads per cycle, so a
-product that loads both operands of every fma is limited by its loads. The 8 x 3 tile of linear.py does 24 fma for 11
-loads.
+A tile is a block of a matrix product that stays in registers while it is summed: R rows of C vectors, in terms of NumPy
+an array (R, C, WIDTH), which holds R x (C * WIDTH) numbers of the product. Each step of the sum (`rank_1_update`) loads
+C vectors and R single numbers and does R x C fma with them. A core can start two fma but only two or three loads per
+cycle, so a product that loads both operands of every fma is limited by its loads. The 8 x 3 tile of linear.py does 24
+fma for 11 loads.
 
-Every operation has a NumPy twin of a line or two, which NUMBA_DISABLE_JIT=1 selects. Then vectors and tiles are NumPy
-arrays, and a debugger can step through every kernel.
+How to read an operation. The argument of `@operation` is its NumPy twin, a line or two that compute the same: read only
+this and the docstring to understand the kernels. The decorated function runs when Numba compiles a kernel. Its
+parameters are Numba's typing context and the types of the arguments. It returns the signature, such as VECTOR(array,
+types.intp) with the type of the result first, and the function `generate`, which appends LLVM instructions to the
+kernel through `builder`.
+
+NUMBA_DISABLE_JIT=1 selects the twins. Then vectors and tiles are NumPy arrays, and a debugger can step through every
+kernel.
 """
 
 from __future__ import annotations
@@ -43,7 +50,7 @@ from minilm_np import ops
 from minilm_np.ops import TAIL_COEFFICIENTS, TAIL_SCALE
 
 WITHOUT_JIT = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]  # $NUMBA_DISABLE_JIT
-# Lanes of a vector: 16 with AVX-512, otherwise 8, which is one AVX2 register or, split by LLVM, two of SSE or NEON.
+# Lanes of a vector: 16 with AVX-512, else 8, which is one AVX2 register or, split by LLVM, two of SSE or NEON.
 WIDTH = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 
 # Numba recompiles a cached kernel when the kernel's own file changes, but does not notice changes in the functions and
@@ -57,9 +64,9 @@ SOURCES = tuple(
 def jit(function: Any) -> Any:
     """Compile a kernel at its first call, to run without the GIL, and keep the code in Numba's on-disk cache.
 
-    All compiler options are here. There is no fastmath: LLVM may not reorder a sum, so a row's result has the same
-    bits wherever the row falls in a tile. Numba raises RuntimeError if it finds no writable folder for the cache; then
-    every process compiles the kernels again.
+    `fastmath` is off: LLVM may not reorder a sum, so a row's result has the same bits in every position of a tile.
+    Numba raises RuntimeError if it finds no writable folder for the cache; then every process compiles the kernels
+    again.
     """
     try:
         compiled = njit(nogil=True, error_model="numpy", cache=True)(function)
@@ -113,7 +120,7 @@ def tile_type(rows: int, vectors: int) -> Any:
 
 
 def operation(twin: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function that emits LLVM code an operation for kernels. Without the JIT, use its NumPy twin instead."""
+    """Turn a function that emits LLVM code into an operation for kernels. Without the JIT, return its NumPy twin."""
     return lambda emit: twin if WITHOUT_JIT else intrinsic(prefer_literal=True)(emit)
 
 
@@ -218,7 +225,7 @@ def prefetch(typing: Any, array: Any, i: Any) -> Any:
 
 # --- arithmetic --------------------------------------------------------------------------------
 
-# Elementwise operations that LLVM has, by their LLVM names.
+# Elementwise operations; most are a single LLVM instruction or intrinsic (a function built into LLVM).
 
 
 @operation(lambda a, b: a + b)
@@ -248,7 +255,7 @@ def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _choose_b_if(comparison: str) -> Callable[..., Any]:
-    """Return the emitter of "b where b < a (or b > a), else a": one instruction on x86. A NaN in a stays NaN."""
+    """Return the emitter of "b where b < a, else a" (or with >): one instruction on x86. A NaN in a stays NaN."""
 
     def emit(typing: Any, a: Any, b: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -368,7 +375,8 @@ def gelu(x):
 
 # --- tiles -------------------------------------------------------------------------------------
 
-# R and C are compile-time constants. `stride` is the distance between two rows of a matrix in its flat array.
+# R and C are compile-time constants: a tile is a tuple of R tuples of C vectors, and the loops over them in `generate`
+# run while a kernel is compiled. `stride` is the distance between two rows of a matrix in its flat array.
 
 
 def _rows(array: Any, i: int, stride: int, rows: int) -> Any:
@@ -515,6 +523,7 @@ def transpose(typing: Any, x: Any, i: Any, x_row: Any, y: Any, j: Any, y_row: An
             rows.append(_load(builder, _address(context, builder, signature.args[0], x, at)))
         block = 1
         while block < WIDTH:
+            # indices into the 2 * WIDTH lanes of a pair of rows; those of the second row begin at WIDTH
             upper = [lane + (WIDTH - block if lane & block else 0) for lane in range(WIDTH)]
             lower = [lane + (WIDTH if lane & block else block) for lane in range(WIDTH)]
             for r in (r for r in range(WIDTH) if not r & block):

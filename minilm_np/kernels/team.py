@@ -1,11 +1,11 @@
 """Op set for one short text: the dense layers and attention run on several threads at once.
 
-The problem. A large batch is cut into chunks of tokens, one chunk per thread (encoder.py), and the threads never wait
-for each other. A single query is only one chunk. For a query of 20 tokens, the model's six layers run 30 operations
-(four dense layers and attention each) of about 50 microseconds, and read 42 MB of weights. One core of an AMD Zen 3
-reads 15 GB/s, so it needs 2.8 ms for the memory traffic and 5 ms for the arithmetic: both have to be shared. A thread
-pool is too slow for operations this short: handing 30 of them to Python's ThreadPoolExecutor costs 0.9 ms. So the
-threads communicate from compiled code, without the GIL, through a small array that they all see, the box.
+The problem. Many texts are divided into chunks (encoder.py). Each thread computes whole chunks, and the threads never
+wait for each other. A single query is only one chunk. For a query of 20 tokens, the six layers run 30 operations (four
+dense layers and attention each) of about 50 microseconds, and read 42 MB of weights. One core of an AMD Zen 3 reads
+15 GB/s, so it needs 2.8 ms for the memory traffic and 5 ms for the arithmetic: both have to be shared. A thread pool is
+too slow for operations this short: handing 30 of them to Python's ThreadPoolExecutor costs 0.9 ms. So the threads
+communicate from compiled code, without the GIL, through a small array that they all see, the box.
 
 Pieces. An operation is cut into pieces that can be computed independently: a dense layer into the panels of its weight
 (linear.py), attention into its heads. A piece writes its own columns of the result and nothing else. (If PANEL does not
@@ -23,7 +23,7 @@ The box is an array of int64:
 The three groups lie a cache line (8 numbers) apart. If they shared one, every finished piece would take the line with
 the arguments away from the other cores. UNTAKEN_PIECES keeps three numbers in one word so that a single atomic
 instruction changes all three: pieces first to last - 1 of the operation have not been taken yet. The caller takes the
-first one and workers take the last one, so the caller knows its next panel and a worker can guess it (with W workers,
+first of them and workers take the last. So the caller knows its next panel, a worker can guess its own (with W workers,
 W panels lower), and `linear` can prefetch that panel.
 
 One operation, step by step:
@@ -35,7 +35,7 @@ One operation, step by step:
     4. When first == last, the caller waits until PIECES_DONE equals the number of pieces, then returns. The arrays
        belong to the caller and stay alive until then.
 
-Why this is safe. All accesses to UNTAKEN_PIECES and PIECES_DONE by which threads synchronise are atomic. Loads have
+Why this is safe. All accesses to UNTAKEN_PIECES and PIECES_DONE by which threads synchronize are atomic. Loads have
 acquire order and read-modify-write operations have acquire and release order: a thread that sees a value also sees
 everything that was written before that value was stored.
 
@@ -55,8 +55,8 @@ everything that was written before that value was stored.
 
 The life of a worker. `team` starts the missing workers. `worker_loop` polls the box. After POLLS_BEFORE_YIELD polls
 without a piece (0.5 ms) the worker yields its core to other threads, and after IDLE_YIELDS_BEFORE_EXIT idle rounds it
-ends. Queries that follow each other closely find it awake, which saves each the 0.2 ms that waking a core takes;
-nothing polls for longer than about 2 ms after the last query. Workers are daemonic: the interpreter does not wait for
+ends. Queries in quick succession find it awake, which saves each of them the 0.2 ms that waking a core takes. No worker
+polls for longer than about 2 ms after the last query. Workers are daemonic: the interpreter does not wait for
 them at exit. They do not survive a fork, so teams are kept per process id; the child starts workers for a new box.
 If the parent forks while another of its threads holds the lock, the lock stays held in the child, and single queries
 there run on one thread.
@@ -64,8 +64,8 @@ there run on one thread.
 If no worker comes, because the cores are busy or the system allows no more threads, the caller takes every piece
 itself. It waits only for pieces that a worker has begun, never for a worker to begin.
 
-Same bits. Every element is computed by the same kernel, from the same inputs, in the same order as on one thread. Which
-thread computes it makes no difference.
+Same bits. Every element is computed by the same kernel, from the same inputs, in the same order as on one thread. It
+makes no difference which thread computes it.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def take_piece(box, is_caller):
 
 @inline
 def run_piece(box, piece, panels_to_next):
-    """Compute a piece that this thread has taken. The thread expects to take `panels_to_next` panels further on next.
+    """Compute a piece that this thread has taken. It expects that its next piece is `panels_to_next` panels further on.
 
     The arrays at the addresses in ARGUMENTS stay alive: the caller waits until every piece taken is done.
     """
@@ -214,7 +214,7 @@ def run_piece(box, piece, panels_to_next):
 
 @jit
 def worker_loop(box, workers, polls):
-    """Run posted pieces; return after `polls` consecutive polls without a piece. The result tells whether any was run.
+    """Run posted pieces; return after `polls` consecutive polls without a piece. Return whether any piece was run.
 
     Nothing here allocates memory or raises, so a piece that a worker has taken is always finished.
     """
