@@ -78,12 +78,12 @@ LAYER_NORM = ("LayerNorm.input", "LayerNorm.mean", "LayerNorm.variance")
 def detailed_stage_names(config: BertConfig) -> list[str]:
     """Return the names of `detailed_stages`, in the order of the forward pass: `model.stage_names` and these.
 
-    token_ids, token_type_ids, position_ids: (T,). offsets: (B + 1,).
-    encoder.layer.{i}.attention.self.attention_scores: a list of B arrays (N, S, S); the softmax's input.
-    encoder.layer.{i}.attention.output.dense, encoder.layer.{i}.output.dense: (T, H); before the residual is added.
-    encoder.layer.{i}.intermediate.dense: (T, I); the activation's input.
-    {module}.LayerNorm.input: (T, H); for `embeddings` the sum of the three look-ups, else dense output + residual.
-    {module}.LayerNorm.mean, {module}.LayerNorm.variance: (T, 1); over the columns of LayerNorm.input.
+    - token_ids, token_type_ids, position_ids: (T,). offsets: (B + 1,).
+    - encoder.layer.{i}.attention.self.attention_scores: a list of B arrays (N, S, S); the softmax's input.
+    - encoder.layer.{i}.attention.output.dense, encoder.layer.{i}.output.dense: (T, H); before the residual is added.
+    - encoder.layer.{i}.intermediate.dense: (T, I); the activation's input.
+    - {module}.LayerNorm.input: (T, H); for `embeddings` the sum of the three look-ups, else dense output + residual.
+    - {module}.LayerNorm.mean, {module}.LayerNorm.variance: (T, 1); over the columns of LayerNorm.input.
     """
     inputs = ["token_ids", "token_type_ids", "position_ids", "offsets"]
     before = {"embeddings": [*inputs, *_names("embeddings", LAYER_NORM)]}  # stage -> the details just before it
