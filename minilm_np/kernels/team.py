@@ -43,7 +43,7 @@ everything that was written before that value was stored.
       publishing (release) and the worker loaded the published word or one derived from it (acquire).
     - The caller sees the results, because each thread wrote its piece before it increased PIECES_DONE (release) and the
       caller loaded the final count (acquire).
-    - No two threads take the same piece. Between the load and the store another thread may have taken a piece; then the
+    - No two threads take the same piece. Between the load and the swap another thread may have taken a piece; then the
       word differs, the compare-and-swap fails, and the thread loads the word again.
     - A worker that was suspended between the load and the swap cannot take a piece of a later operation. Without the
       operation number it could: the word would hold the old value again if the next operation had as many pieces (the
@@ -192,7 +192,7 @@ def take_piece(box, is_caller):
 
 @inline
 def run_piece(box, piece, panels_to_next):
-    """Compute a piece that this thread has taken. It expects that its next piece is `panels_to_next` panels further on.
+    """Compute a piece that this thread has taken. Its next piece is probably `panels_to_next` panels further on.
 
     The arrays at the addresses in ARGUMENTS stay alive: the caller waits until every piece taken is done.
     """
