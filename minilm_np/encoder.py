@@ -65,9 +65,7 @@ class Encoder:
             raise ValueError(f"threads: expected None, because NumPy's BLAS manages its own threads, got {threads!r}")
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads: expected a positive integer, got {threads!r}")
-        if np.dtype(dtype) not in (np.dtype("float32"), np.dtype("float64")):
-            raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
-        self.dtype = np.dtype(dtype)
+        self.dtype = _float_dtype(dtype)
         self.threads = threads or available_cpus()
         self.place, self.config, params = load(
             model_name_or_path,
@@ -388,6 +386,17 @@ class Encoder:
     def _forward(self, tokens: Tokens, observe: model.Observer = None, team: model.Ops | None = None) -> Array:
         bert = self._bert._replace(ops=team) if team else self._bert
         return model.forward(bert, *tokens, observe)
+
+
+def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    message = f"dtype: expected 'float32' or 'float64', got {dtype!r}"
+    try:
+        result = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(message) from None
+    if result not in (np.float32, np.float64):
+        raise ValueError(message)
+    return result
 
 
 def _choose_kernels(backend: str, dtype: np.dtype[Any], config: model.BertConfig) -> tuple[Any, str]:

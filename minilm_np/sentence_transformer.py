@@ -138,6 +138,8 @@ class SentenceTransformer(Encoder):
         ):
             if value:
                 raise ValueError(f"{name}: expected the default, because PyTorch is not used, got {value!r}")
+        if not isinstance(prompts, Mapping | None):
+            raise TypeError(f"prompts: expected a mapping from names to str, got {prompts!r}")
         self.similarity_fn_name = similarity_fn_name
         self.truncate_dim = truncate_dim
         name_or_path = DEFAULT_MODEL if model_name_or_path is None else model_name_or_path

@@ -95,8 +95,10 @@ def open_target(
 def load_function(name: str) -> Encode:
     """Return the function that "package.module:function" names; the current folder is searched, too."""
     module, colon, path = name.partition(":")
-    if not colon or not module or not path:
-        raise CannotCompareError(f"{name}: expected package.module:function")
+    if not colon or not module or not path or "/" in name:
+        raise CannotCompareError(
+            f"{name}: expected package.module:function, http://..., https://... or a file {', '.join(SUFFIXES)}, .onnx"
+        )
     current_folder = str(Path.cwd())
     if current_folder not in sys.path:
         sys.path.insert(0, current_folder)
@@ -135,7 +137,9 @@ def read_dump(path: Path, cases: Sequence[Sequence[int]] = ()) -> dict[str, Any]
         raise CannotCompareError(f"{path}: {error.strerror or error}") from None
     except CannotCompareError:
         raise
-    except (ValueError, TypeError, KeyError, RecursionError, RuntimeError, WeightsError, EOFError, zlib.error) as error:
+    except WeightsError as error:
+        raise CannotCompareError(_one_line(error)) from None
+    except (ValueError, TypeError, KeyError, RecursionError, RuntimeError, EOFError, zlib.error) as error:
         raise CannotCompareError(f"{path}: not a valid {path.suffix} file: {_one_line(error)}") from None
     if isinstance(results, Mapping):
         return _join_cases(path, results, cases)
@@ -163,6 +167,9 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        for i, row in enumerate(rows):
+            if isinstance(row, dict) and "embedding" not in row:
+                raise ValueError(f"row {i}: expected a vector or an object with the key 'embedding', got {list(row)}")
         return [row["embedding"] if isinstance(row, dict) else row for row in rows]
     raise CannotCompareError(f"{path}: expected a file {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'}")
 

@@ -119,6 +119,8 @@ def missing_files(folder: Path) -> list[str]:
 
 def hub_name(name_or_path: str | os.PathLike[str]) -> str | None:
     """Return the model's full name on the hub, or None if the argument is the path of a folder."""
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise TypeError(f"model_name_or_path: expected a str or a path, got {name_or_path!r}")
     name = os.fspath(name_or_path)
     if os.path.isdir(name) or os.path.isabs(name) or name.startswith(".") or name.count("/") > 1 or "\\" in name:
         return None
@@ -141,9 +143,16 @@ def find(
         if not missing:
             return place
         if place.what in ("explicit path", "$MINILM_NP_WEIGHTS"):
-            problem = f"lacks {', '.join(missing)}" if os.access(place.folder, os.X_OK) else "not accessible"
-            problem = problem if os.path.isdir(place.folder) else "no such folder"
-            raise WeightsNotFoundError(f"{place.what} {place.folder}: {problem}; expected {', '.join(SHA256)}")
+            if not os.path.isdir(place.folder):
+                problem = "no such folder"
+            elif not os.access(place.folder, os.X_OK):
+                problem = "not accessible"
+            else:
+                problem = f"it lacks {'all of them' if len(missing) == len(SHA256) else ', '.join(missing)}"
+            argument = "model_name_or_path" if place.what == "explicit path" else place.what
+            raise WeightsNotFoundError(
+                f"{argument}: expected a folder with {', '.join(SHA256)}, got {place.folder}: {problem}"
+            )
     return None
 
 

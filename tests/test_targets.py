@@ -93,7 +93,7 @@ def test_file_of_right_results_passes(bundle: Path, tmp_path: Path, suffix: str)
     [
         ("a.npy", b"not numpy", "not a valid .npy file"),
         ("a.npz", b"PK nothing", "not a valid .npz file"),
-        ("a.safetensors", b"\xff" * 20, "not a valid .safetensors file"),
+        ("a.safetensors", b"\xff" * 20, "not a valid safetensors file"),
         ("a.json", b"{", "not a valid .json file"),
         ("a.json", b"[" * 100000, "not a valid .json file"),
         ("a.jsonl", b'{"vector": []}', "not a valid .jsonl file"),

@@ -103,10 +103,10 @@ def test_hugging_face_cache_follows_its_variables(home: Path, monkeypatch: pytes
 def test_rejects_a_named_folder_that_lacks_a_file(home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     put(home / "cache" / "minilm_np" / "all-MiniLM-L6-v2")  # must not be used instead
     incomplete = put(home / "incomplete", without="tokenizer.json")
-    for folder, problem in ((incomplete, "lacks tokenizer.json"), (home / "nothing", "no such folder")):
+    for folder, problem in ((incomplete, "it lacks tokenizer.json"), (home / "nothing", "no such folder")):
         if how == "environment":
             monkeypatch.setenv("MINILM_NP_WEIGHTS", str(folder))
-        with pytest.raises(WeightsNotFoundError, match=re.escape(f"{folder}: {problem}; expected")):
+        with pytest.raises(WeightsNotFoundError, match=re.escape(f"got {folder}: {problem}")):
             weights.find(folder if how == "argument" else weights.DEFAULT_MODEL)
 
 
@@ -160,7 +160,8 @@ for call in (lambda: weights.find("./locked"), lambda: weights.verify(weights.fi
     assert run.returncode == 0, run.stderr
     folder_found, locked, unreadable = run.stdout.splitlines()
     assert folder_found == str(Path("cache") / "minilm_np" / "all-MiniLM-L6-v2")
-    assert locked.startswith("WeightsNotFoundError explicit path locked: not accessible; expected config.json")
+    assert locked.startswith("WeightsNotFoundError model_name_or_path: expected a folder with config.json")
+    assert locked.endswith("got locked: not accessible")
     assert unreadable.startswith("PermissionError") and "config.json" in unreadable
 
 

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from minilm_np.crosscheck.compare import crosscheck, probe_texts
+    from minilm_np.crosscheck.plot import SUFFIXES
     from minilm_np.crosscheck.truth import STAGE_ROWS
     from minilm_np.targets import FINAL_STAGE
 
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(probe_texts(), ensure_ascii=False, indent=1))
         return 0
     check_outputs(arguments, "json", "junit", "plot")
+    if arguments.plot is not None and arguments.plot.suffix not in SUFFIXES:
+        raise ValueError(f"--plot: expected a name that ends in {', '.join(SUFFIXES)}, got {str(arguments.plot)!r}")
     if arguments.target is None:
         raise ValueError("TARGET: expected a port to check, or the option --texts; see --help")
     if arguments.corpus is not None:
@@ -82,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         report = crosscheck(target.encode, causes=not arguments.no_causes)
     else:
         stages = dict(target.stages)
+        if not stages:
+            raise ValueError(f"{target.name}: expected the results of at least one stage, got none")
         # Embeddings of all probe texts are `encode`'s result; those of the texts with stages are one more stage.
         of_stage_texts = len(stages.get(FINAL_STAGE, ())) == len(STAGE_ROWS)
         embeddings = None if of_stage_texts else stages.pop(FINAL_STAGE, None)

@@ -8,7 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from minilm_np.commands.common import add_model_option, check_outputs, load_model, read_lines, write_atomically
+from minilm_np.commands.common import (
+    add_model_option,
+    check_at_least_one,
+    check_outputs,
+    load_model,
+    read_lines,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     if output is not None and output.suffix not in (".npy", ".jsonl"):
         raise ValueError(f"--output: expected a name that ends in .npy or .jsonl, got {str(output)!r}")
     check_outputs(arguments, "output")
+    check_at_least_one("--batch-size", arguments.batch_size)
     texts = read_lines(arguments.file)
     model = load_model(arguments.model, len(texts))
     embeddings = model.encode(texts, batch_size=arguments.batch_size, show_progress_bar=sys.stderr.isatty())

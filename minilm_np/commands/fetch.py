@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from minilm_np import weights
 
+    if arguments.to is not None and arguments.to.exists() and not arguments.to.is_dir():
+        raise ValueError(f"--to: expected a folder, got the file {arguments.to}")
     place = weights.find() if arguments.to is None else None
     if place:
         weights.verify(place.folder)

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_at_least_one("-k", arguments.k)
     texts = read_lines(arguments.corpus)
     if not texts:
-        raise ValueError(f"CORPUS: {arguments.corpus} has no lines")
+        raise ValueError(f"CORPUS: expected at least one line, got none in {arguments.corpus}")
     model = load_model(arguments.model, len(texts))
     corpus = model.encode(texts, show_progress_bar=sys.stderr.isatty())
     scores = cos_sim(model.encode(arguments.query).astype("float64"), corpus)[0]

@@ -21,11 +21,11 @@ def test_prints_errors_on_one_line(tmp_path: Path) -> None:
     assert_fails(run("encode", "no/such/file"), "no/such/file: No such file or directory")
     assert_fails(run("encode", "-", "-o", "out.csv", stdin=b"x"), "in .npy or .jsonl, got 'out.csv'")
     assert_fails(run("encode", "-", "-o", "no/such/out.npy", stdin=b"x"), "--output: no/such is not a folder")
-    assert_fails(run("encode", "--batch-size", "0", stdin=b"x\n"), "batch_size: ")
+    assert_fails(run("encode", "--batch-size", "0", stdin=b"x\n"), "--batch-size: expected 1 or more, got 0")
     assert_fails(run("encode", stdin=b"good\nbad \xff\n"), "standard input, line 2: not UTF-8 at byte 4")
-    assert_fails(run("search", "-", "query", stdin=b""), "CORPUS: - has no lines")
+    assert_fails(run("search", "-", "query", stdin=b""), "CORPUS: expected at least one line, got none in -")
     assert_fails(run("search", "-", "query", "-k", "0", stdin=b"x"), "-k: expected 1 or more, got 0")
-    assert_fails(run("info", "--model", str(tmp_path)), "explicit path")
+    assert_fails(run("info", "--model", str(tmp_path)), "model_name_or_path: expected a folder with config.json")
     assert_fails(run("info", environment={"MINILM_NP_WEIGHTS": str(tmp_path)}), "$MINILM_NP_WEIGHTS")
 
 
