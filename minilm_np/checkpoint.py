@@ -20,14 +20,20 @@ from minilm_np.model import Array, BertConfig
 
 
 class WeightsError(ValueError):
-    """Raised when a checkpoint file is damaged or not supported; names the file, the key, and what was expected."""
+    """Raised when a checkpoint file is damaged or not supported; the message names the file and the key."""
 
 
 # --- hyperparameters ---------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises WeightsError if the file is missing or not valid JSON."""
+    """Return the content of a JSON file.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing or not valid JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -64,10 +70,20 @@ POOLING_MODES = {  # keys of older checkpoints -> names in newer ones
 
 
 def read_config(folder: Path) -> BertConfig:
-    """Return the hyperparameters from config.json, modules.json, 1_Pooling/config.json and sentence_bert_config.json.
+    """Return the hyperparameters of a checkpoint.
 
-    The maximum length can also come from tokenizer_config.json. Raises WeightsError, naming file and key, for
-    settings that this package does not support.
+    They are read from config.json, modules.json, 1_Pooling/config.json and sentence_bert_config.json. If the last one
+    has no max_seq_length, the maximum length is read from tokenizer_config.json.
+
+    Parameters
+    ----------
+    folder
+        The folder of the checkpoint.
+
+    Raises
+    ------
+    WeightsError
+        If a file is missing or has a setting that this package does not support; the message names file and key.
     """
     path = folder / "config.json"
     config = _object(read_json(path), path)
@@ -211,8 +227,8 @@ FLOATS = ("F32", "F64", "F16", "BF16")
 class Tensor(NamedTuple):
     """A tensor of a safetensors file."""
 
-    dtype: str  # as safetensors names it: F32, BF16, I64 ...
-    data: Array  # read-only view of the mapped file
+    dtype: str  # the name in the file, such as "F32" or "BF16"
+    data: Array  # a read-only view of the memory-mapped file; bfloat16 is viewed as uint16
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -220,7 +236,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
     The file holds 8 bytes with the header's length, the header (JSON: dtype, shape and data_offsets of each key), and
     the data. The safetensors library first checks the whole file: lengths, shapes, offsets without gap or overlap.
-    Raises WeightsError if the file is not valid safetensors, OSError if it cannot be read.
+
+    Raises
+    ------
+    WeightsError
+        If the file is not valid safetensors.
+    OSError
+        If the file cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -253,12 +275,25 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
-    """Return the model's parameters by checkpoint key, as read-only arrays of `dtype`.
+    """Return the model's parameters by checkpoint key, as read-only arrays.
 
-    float32 parameters are memory-mapped, not copied; float16, bfloat16 and float64 ones are converted. A "bert."
-    prefix is removed from the keys. The pooler and position_ids are left out, because sentence embeddings do not use
-    them. Raises WeightsError, naming file and key, if a parameter is missing, has another shape or is not a float, or
-    if an unknown parameter would change the architecture.
+    A "bert." prefix is removed from the keys. The pooler and position_ids are left out, because sentence embeddings do
+    not use them.
+
+    Parameters
+    ----------
+    path
+        A safetensors file with parameters in float32, float16, bfloat16 or float64.
+    config
+        The hyperparameters, which determine the keys and shapes.
+    dtype
+        float32 or float64. Parameters that the file stores in this dtype are memory-mapped, others are converted.
+
+    Raises
+    ------
+    WeightsError
+        If a parameter is missing, has another shape or is not a float, or if the file has a parameter that would
+        change the architecture; the message names file and key.
     """
     tensors = read_safetensors(path)
     if "bert.embeddings.word_embeddings.weight" in tensors:

@@ -1,4 +1,4 @@
-"""Run the model on texts: choose the op set, tokenize, split the work into chunks and compute them on threads."""
+"""Run the model on texts: choose the op set, tokenize, split the texts into chunks and compute them on threads."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ Array = npt.NDArray[Any]
 # computes texts of equal length together and finds more of them among many texts; the Numba op set pads nothing, and a
 # smaller number lets it start sooner.
 TEXTS_AT_ONCE = {"numpy": 1024, "numba": 256}
-# Chunks that may be waiting or computed but not yet collected. One slice of texts makes fewer, so no thread waits for
-# the tokenizer.
+# Chunks that may be submitted but not yet collected. One slice of texts makes fewer, so no thread waits for the
+# tokenizer.
 CHUNKS_AHEAD_PER_THREAD = 24
 
 
 class InputError(TypeError, ValueError):
     """Raised when an input is not a text; the message names the argument or the row.
 
-    Subclasses TypeError and ValueError because sentence-transformers raises either, depending on the input.
+    It subclasses TypeError and ValueError because sentence-transformers raises either, depending on the input.
     """
 
 
 class Encoder:
     """Tokenize texts and run the model on them, on the CPU.
 
-    The base class of SentenceTransformer, which documents the parameters and adds the interface of
+    This is the base class of SentenceTransformer, which documents the parameters and adds the interface of
     sentence-transformers.
     """
 
@@ -93,9 +93,9 @@ class Encoder:
 
     @property
     def max_seq_length(self) -> int:
-        """The number of word pieces the model reads of a text, [CLS] and [SEP] included; the rest is cut off.
+        """The number of word pieces that the model reads of a text, [CLS] and [SEP] included; the rest is cut off.
 
-        Setting it raises ValueError unless it is an integer from 3 to config.max_position_embeddings.
+        It can be set to 3 up to `config.max_position_embeddings`; any other value raises ValueError.
         """
         return self.tokenizer.max_seq_length
 
@@ -115,12 +115,12 @@ class Encoder:
         on_cut: Callable[[dict[int, int]], None] | None = None,
         progress: Callable[[int], Any] | None = None,
     ) -> Array:
-        """Return the embeddings (n, H) of n texts, in the model's dtype and in the order given.
+        """Return the embeddings (n, H) of n texts, in their order and in the model's dtype.
 
         Parameters
         ----------
         texts
-            As `as_texts` returns them.
+            A list of str and pairs of str, as `as_texts` returns it.
         batch_size
             Texts that the NumPy op set computes together. The Numba op set forms chunks by number of tokens; its
             embedding of a text has the same bits in every batch, in every order and on any number of threads.
@@ -128,7 +128,7 @@ class Encoder:
             Called for each slice of texts that has texts of more than `max_seq_length` word pieces, with
             {row: word pieces cut off}. An exception that it raises stops the computation.
         progress
-            Called with the number of texts in each chunk that is finished.
+            Called after each chunk with its number of texts.
         """
         embeddings: Array = self._encode(texts, "sentence_embedding", batch_size, on_cut, progress)
         return embeddings
@@ -352,14 +352,14 @@ class Encoder:
         sentences
             One text or an iterable of n texts, as in `encode`, with T word pieces in total.
         detail
-            Also return what recomputes each step by hand: the attention scores, the dense outputs before the residual,
-            the input, mean and variance of each LayerNorm, the activation's input, the ids and positions, and first
-            "tokens", a list of str per text. `minilm_np.tape.detailed_stage_names` lists the names and shapes.
+            Also return the values needed to recompute each step by hand: attention scores, dense outputs before the
+            residual, the input, mean and variance of each LayerNorm, the activation's input, ids and positions, and
+            "tokens", a list of str for each text. `minilm_np.tape.detailed_stage_names` lists the names and shapes.
 
         Returns
         -------
         dict
-            From name to value, in the order of computation. `minilm_np.model.stage_names(model.config)` lists the
+            The values by name, in the order of computation. `minilm_np.model.stage_names(model.config)` lists the
             names and documents the shapes: (T, H) for most, (n, H) for "pooled" and "sentence_embedding", and a list
             of n arrays (N, S, S) for the attention probabilities of N heads in a text of S word pieces.
 
@@ -464,7 +464,18 @@ def _notice_if_slow(activity: str) -> Iterator[None]:
 
 
 def as_texts(sentences: Any) -> list[Text]:
-    """Return the inputs as a list of str and (str, str). Raises InputError naming the argument or the row."""
+    """Return inputs as a list of str and (str, str).
+
+    Parameters
+    ----------
+    sentences
+        One text or an iterable of texts, as in `SentenceTransformer.encode`.
+
+    Raises
+    ------
+    InputError
+        If an input is not a text; the message names the argument or the row.
+    """
     if isinstance(sentences, str):
         return [str(sentences)]
     expected = "expected a str or an iterable of str"

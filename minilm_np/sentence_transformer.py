@@ -1,7 +1,7 @@
 """SentenceTransformer: the interface of sentence-transformers 6.2 without PyTorch.
 
-Arguments, their order, shapes, dtypes and kinds of error are those of sentence-transformers; NumPy arrays replace
-Tensors. The documentation has a table of all differences, and tests check both.
+Parameters, their order, shapes, dtypes and types of errors are those of sentence-transformers; NumPy arrays replace
+Tensors. docs/differences.md lists the differences, and tests compare the two libraries.
 """
 
 from __future__ import annotations
@@ -51,30 +51,30 @@ class SentenceTransformer(Encoder):
     device
         None or "cpu".
     prompts, default_prompt_name
-        A mapping from names to texts that `encode` can put before its inputs, and the name that it uses by default.
+        A mapping from names to texts that `encode` can put before its inputs, and the name of the default one.
     cache_folder, revision, local_files_only
         The Hugging Face cache to look in, the commit or branch to look for, and whether to stay off the network.
     token
-        Accepted and not used: the default model is public.
+        Accepted for compatibility and not used, because the default model is public.
     similarity_fn_name
         "cosine" (default), "dot", "euclidean" or "manhattan".
     truncate_dim
         Number of dimensions to keep of every embedding; None keeps all.
     backend
-        The op set that computes: "numpy", "numba", or "auto", which is Numba where it works and the model's sizes
-        suit it, else NumPy.
+        The op set: "numpy", "numba", or "auto" for Numba if it works here and supports the model's sizes and dtype,
+        else NumPy.
     threads
-        Threads of the Numba op set; default: all CPUs that the process may use. NumPy's BLAS manages its own threads.
+        Number of threads of the Numba op set. Default: the number of CPUs that the process may use. Not allowed with
+        backend="numpy", because NumPy's BLAS manages its own threads.
     dtype
-        "float32", or "float64" for the reference that float32 is measured against (NumPy only, about five times
-        slower).
+        "float32", or "float64" for the float64 reference (NumPy op set only, about five times slower).
     modules, trust_remote_code, model_kwargs, processor_kwargs, config_kwargs, model_card_data
         Parameters of sentence-transformers that configure PyTorch; anything but the default raises ValueError.
 
     Attributes
     ----------
     backend, backend_reason : str
-        The op set that computes, "numba" or "numpy", and why it was chosen.
+        The op set in use, "numba" or "numpy", and why it was chosen.
     config : minilm_np.model.BertConfig
         The model's hyperparameters.
     weights : Mapping[str, ndarray]
@@ -221,22 +221,24 @@ class SentenceTransformer(Encoder):
             Number of texts that the NumPy op set computes together. With the Numba op set, a text's embedding has the
             same bits in every batch, in every order and on any number of threads.
         show_progress_bar
-            None shows a progress bar if this module's logger is at level INFO or DEBUG.
+            True shows a progress bar, False does not. None shows one if the logger "minilm_np.sentence_transformer" is
+            at level INFO or DEBUG.
         output_value
             "sentence_embedding" (default), "token_embeddings", or None for everything; see Returns.
         precision
-            "float32" for no conversion; "int8" or "uint8", scaled to the ranges of these embeddings; "binary" or
-            "ubinary", one bit per dimension, eight packed into a byte.
+            "float32" does not convert; "int8" and "uint8" scale to the ranges of these embeddings, so they need several
+            texts; "binary" and "ubinary" keep one bit per dimension, eight packed into a byte.
         convert_to_numpy
             False returns a list of n arrays (H,). Sentence embeddings only.
         convert_to_tensor
-            True returns a torch.Tensor; needs PyTorch, takes precedence. Sentence embeddings only.
+            True returns a torch.Tensor, whatever `convert_to_numpy` is; needs PyTorch. Sentence embeddings only.
         truncate_dim
             Number of dimensions to keep of the sentence embeddings. Default: `self.truncate_dim`.
         normalize_embeddings
             L2-normalize the sentence embeddings after truncation. The default model normalizes before truncation.
         device, pool, chunk_size
-            Accepted and not used: the model runs on the CPU, in its own threads.
+            Accepted for compatibility and not used: the model runs on the CPU, in its own threads. `device` must be
+            None or "cpu".
         truncation
             What to do with texts of more than `max_seq_length` word pieces: "ignore", "warn" (a TruncationWarning,
             once per model) or "error". The model reads their first `max_seq_length` word pieces.
@@ -249,17 +251,20 @@ class SentenceTransformer(Encoder):
         Returns
         -------
         ndarray, Tensor or list
-            Sentence embeddings of H numbers (384 for the default model): (H,) for one text, (n, H) for n texts in the
-            order given, in the model's dtype or as `precision` states. No texts give an empty float64 array (0,).
-            output_value="token_embeddings": (S, H) for one text, a list of n such arrays for n texts; S counts the
-            text's word pieces, [CLS] and [SEP] included.
-            output_value=None: a dict for one text, a list of n dicts for n texts, with input_ids, token_type_ids and
-            attention_mask (S,), int64, token_embeddings (S, H), sentence_embedding (H,) and modality "text".
+            Sentence embeddings of H numbers (384 for the default model): (H,) for one text, (n, H) for n texts in
+            their order, in the model's dtype or in `precision`. No texts give an empty float64 array (0,).
+
+            With output_value="token_embeddings", an array (S, H) for one text, or a list of n such arrays for n
+            texts, where S is the text's number of word pieces, [CLS] and [SEP] included.
+
+            With output_value=None, a dict for one text, or a list of n dicts for n texts, with input_ids,
+            token_type_ids and attention_mask (S,), int64, token_embeddings (S, H), sentence_embedding (H,) and
+            modality "text".
 
         Raises
         ------
         InputError
-            If an input is not a text; the message names the row. It is both a TypeError and a ValueError.
+            If an input is not a text; the message names the row. InputError is both a TypeError and a ValueError.
         ValueError
             If an argument has an unsupported value, or a text is too long and truncation is "error".
         KeyError
@@ -314,7 +319,7 @@ class SentenceTransformer(Encoder):
     def encode_query(
         self, inputs: Any = None, prompt_name: str | None = None, prompt: str | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Call `encode` with the prompt named "query" unless another prompt is given."""
+        """Encode queries: call `encode` with the prompt named "query" unless another prompt is given."""
         if prompt_name is None and prompt is None and "query" in self.prompts:
             prompt_name = "query"
         return self.encode(inputs, prompt_name, prompt, *args, **kwargs)
@@ -322,7 +327,10 @@ class SentenceTransformer(Encoder):
     def encode_document(
         self, inputs: Any = None, prompt_name: str | None = None, prompt: str | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Call `encode` with the first defined prompt of "document", "passage" and "corpus" unless another is given."""
+        """Encode documents: call `encode` with the prompt "document", "passage" or "corpus" unless one is given.
+
+        The first of these names that `self.prompts` has is used.
+        """
         if prompt_name is None and prompt is None:
             prompt_name = next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
         return self.encode(inputs, prompt_name, prompt, *args, **kwargs)
@@ -362,7 +370,26 @@ class SentenceTransformer(Encoder):
     def token_count(self, sentences: Any) -> Any:
         """Return each text's number of word pieces, [CLS] and [SEP] included and nothing cut off.
 
-        An int for a str, else an int64 array (n,).
+        Parameters
+        ----------
+        sentences
+            One text or an iterable of n texts, as in `encode`.
+
+        Returns
+        -------
+        int or ndarray
+            An int for one str, else an int64 array (n,).
+
+        Raises
+        ------
+        InputError
+            If an input is not a text; the message names the row.
+
+        Examples
+        --------
+        >>> from minilm_np import SentenceTransformer
+        >>> SentenceTransformer().token_count(["Hello world!", "Hi"])
+        array([5, 3])
         """
         if isinstance(sentences, str):
             return int(self.token_count([sentences])[0])
@@ -372,9 +399,28 @@ class SentenceTransformer(Encoder):
         return np.array([info.tokens for info in infos], np.int64)
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Array]:
-        """Return input_ids, token_type_ids and attention_mask: int64 arrays (n, longest), padded with 0.
+        """Return input_ids, token_type_ids and attention_mask of texts, padded with 0.
 
-        Returns {} for no texts. Raises ValueError for the preprocessing options of sentence-transformers.
+        Parameters
+        ----------
+        inputs
+            One text or an iterable of n texts, as in `encode`.
+        prompt
+            A text to put before every input.
+        **kwargs
+            The preprocessing options of sentence-transformers, which must be empty.
+
+        Returns
+        -------
+        dict
+            Three int64 arrays (n, S) by name, where S is the largest number of word pieces; {} for no texts.
+
+        Raises
+        ------
+        InputError
+            If an input is not a text; the message names the row.
+        ValueError
+            If a preprocessing option has a value.
         """
         for name, value in kwargs.items():
             if value:
@@ -395,7 +441,10 @@ class SentenceTransformer(Encoder):
 
     @property
     def similarity_fn_name(self) -> str:
-        """The function of `similarity`: "cosine" (default), "dot", or minus the "euclidean" or "manhattan" distance."""
+        """The function that `similarity` uses: "cosine" (default), "dot", "euclidean" or "manhattan".
+
+        The last two are negative distances. Setting another name raises ValueError.
+        """
         return self._similarity_fn_name or "cosine"
 
     @similarity_fn_name.setter
@@ -416,7 +465,7 @@ class SentenceTransformer(Encoder):
         Returns
         -------
         ndarray
-            Similarities (n, m) by the function `similarity_fn_name`.
+            Similarities (n, m), computed by the function that `similarity_fn_name` names.
 
         Examples
         --------
@@ -432,7 +481,13 @@ class SentenceTransformer(Encoder):
         return result
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Array:
-        """Return the similarities (n,) of row i of one set (n, H) to row i of another (n, H)."""
+        """Return the similarities (n,) of row i of one set (n, H) to row i of another (n, H).
+
+        Parameters
+        ----------
+        embeddings1, embeddings2
+            Embeddings (n, H), as in `similarity`.
+        """
         from minilm_np.util import SimilarityFunction
 
         result: Array = SimilarityFunction.to_similarity_pairwise_fn(self.similarity_fn_name)(embeddings1, embeddings2)
@@ -440,7 +495,10 @@ class SentenceTransformer(Encoder):
 
     @property
     def truncate_dim(self) -> int | None:
-        """The number of dimensions that `encode` keeps of every embedding; None keeps all."""
+        """The number of dimensions that `encode` keeps of every embedding; None keeps all.
+
+        Setting it to anything but None or a positive integer raises ValueError.
+        """
         return self._truncate_dim
 
     @truncate_dim.setter
@@ -448,7 +506,7 @@ class SentenceTransformer(Encoder):
         self._truncate_dim = _check_dimension("truncate_dim", value)
 
     def get_embedding_dimension(self) -> int:
-        """Return the number of dimensions of the embeddings that `encode` returns."""
+        """Return the number of dimensions of the sentence embeddings that `encode` returns."""
         return min(self.config.hidden_size, self.truncate_dim or self.config.hidden_size)
 
     get_sentence_embedding_dimension = get_embedding_dimension
@@ -502,14 +560,14 @@ class SentenceTransformer(Encoder):
         return evaluator(self, output_path)
 
     def start_multi_process_pool(self, target_devices: Iterable[Any] | None = None) -> dict[str, Any]:
-        """Return a pool for `encode(pool=...)`. No process is started, because the model uses its own threads."""
+        """Return a pool for `encode(pool=...)`. It has no processes, because the model uses its own threads."""
         for device in target_devices or ():
             _check_device(device)
         return {"input": None, "output": None, "processes": []}
 
     @staticmethod
     def stop_multi_process_pool(pool: Mapping[str, Any]) -> None:
-        """Do nothing: a pool has no processes."""
+        """Do nothing, because a pool has no processes."""
 
     def encode_multi_process(self, sentences: Any, pool: Mapping[str, Any], *args: Any, **kwargs: Any) -> Array:
         """Call `encode`, with arguments in the order of this method in sentence-transformers."""
@@ -527,7 +585,7 @@ class SentenceTransformer(Encoder):
         return result
 
     def save_pretrained(self, path: str | os.PathLike[str], *_: Any, **__: Any) -> None:
-        """Save the model and its current options to a folder that sentence-transformers can load, too.
+        """Save the model and its current options to a folder; sentence-transformers can load it, too.
 
         The options are max_seq_length, prompts, default_prompt_name, similarity_fn_name and truncate_dim. Each file
         is replaced atomically, so an error leaves no half-written file.
@@ -633,7 +691,7 @@ def _check_encode_arguments(
 
 
 def _quantize(embeddings: Any, precision: str | None) -> Any:
-    """Return embeddings, an array (n, D) or a list of arrays, in `precision`; return no embeddings unchanged."""
+    """Return embeddings, an array (n, D) or a list of arrays, in `precision`; an empty array or list is unchanged."""
     if precision in (None, "float32") or not len(embeddings):
         return embeddings
     from minilm_np.util import quantize_embeddings
@@ -659,7 +717,7 @@ def _prepend(prompt: str, text: Text) -> Text:
 
 
 def _without_prompt(info: TextInfo, length: int) -> TextInfo:
-    """Return `info` with its span in characters of the text without its prompt of `length` characters."""
+    """Return `info` with its span relative to the text after the prompt, which has `length` characters."""
 
     def shift(span: tuple[int, int]) -> tuple[int, int]:
         return max(span[0] - length, 0), max(span[1] - length, 0)

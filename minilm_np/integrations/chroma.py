@@ -18,7 +18,21 @@ class MiniLMEmbeddingFunction(EmbeddingFunction[Any]):  # type: ignore[misc]
 
     A collection stores the function's name and options, and restores the function from them.
 
-    model_name: the name or folder of a model. options: those of SentenceTransformer that JSON can represent.
+    Parameters
+    ----------
+    model_name
+        The name or folder of a model.
+    **options
+        Other parameters of SentenceTransformer. A collection stores them as JSON.
+
+    Examples
+    --------
+    >>> import chromadb
+    >>> from minilm_np.integrations.chroma import MiniLMEmbeddingFunction
+    >>> notes = chromadb.EphemeralClient().create_collection("notes", embedding_function=MiniLMEmbeddingFunction())
+    >>> notes.add(ids=["a", "b"], documents=["The cat sleeps on the sofa.", "Shares fell in London today."])
+    >>> notes.query(query_texts=["news about the stock market"], n_results=1)["ids"]
+    [['b']]
     """
 
     def __init__(self, model_name: str = DEFAULT_MODEL, **options: Any):
@@ -26,24 +40,31 @@ class MiniLMEmbeddingFunction(EmbeddingFunction[Any]):  # type: ignore[misc]
         self._model = SentenceTransformer(model_name, **options)
 
     def __call__(self, input: Any) -> Any:  # Chroma requires this parameter name
+        """Return the embeddings of documents, an iterable of n str: a list of n float32 arrays (H,)."""
         return list(np.asarray(self._model.encode_document(list(input)), np.float32))
 
     def embed_query(self, input: Any) -> Any:
+        """Return the embeddings of queries, an iterable of n str: a list of n float32 arrays (H,)."""
         return list(np.asarray(self._model.encode_query(list(input)), np.float32))
 
     @staticmethod
     def name() -> str:
+        """Return the name under which Chroma registers this class."""
         return "minilm_np"
 
     def default_space(self) -> Any:
+        """Return the distance that a collection uses by default: "cosine"."""
         return "cosine"
 
     def supported_spaces(self) -> Any:
+        """Return the distances that a collection can use."""
         return ["cosine", "l2", "ip"]
 
     def get_config(self) -> dict[str, Any]:
+        """Return the model's name and the options, which a collection stores."""
         return {"model_name": self.model_name, **self.options}
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> MiniLMEmbeddingFunction:
+        """Return the function that `get_config` describes."""
         return MiniLMEmbeddingFunction(**config)

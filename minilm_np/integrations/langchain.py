@@ -11,10 +11,23 @@ from minilm_np.weights import DEFAULT_MODEL
 
 
 class MiniLMEmbeddings(Embeddings):  # type: ignore[misc]
-    """Encode texts as lists of 384 floats.
+    """Encode texts as lists of floats, 384 for the default model.
 
-    model: the name or folder of a model. encode_kwargs: options of SentenceTransformer.encode. options: those of
-    SentenceTransformer.
+    Parameters
+    ----------
+    model
+        The name or folder of a model.
+    encode_kwargs
+        Arguments for every call of `SentenceTransformer.encode_document` and `encode_query`, such as `truncation`.
+    **options
+        Other parameters of SentenceTransformer.
+
+    Examples
+    --------
+    >>> from minilm_np.integrations.langchain import MiniLMEmbeddings
+    >>> embeddings = MiniLMEmbeddings(encode_kwargs={"truncation": "ignore"})
+    >>> len(embeddings.embed_query("Where is my parcel?"))
+    384
     """
 
     def __init__(self, model: str = DEFAULT_MODEL, encode_kwargs: dict[str, Any] | None = None, **options: Any):
@@ -22,9 +35,11 @@ class MiniLMEmbeddings(Embeddings):  # type: ignore[misc]
         self.encode_kwargs = dict(encode_kwargs or {})
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return the embedding of each text, in order."""
         embeddings: list[list[float]] = self.model.encode_document(list(texts), **self.encode_kwargs).tolist()
         return embeddings
 
     def embed_query(self, text: str) -> list[float]:
+        """Return the embedding of a query."""
         embedding: list[float] = self.model.encode_query(text, **self.encode_kwargs).tolist()
         return embedding

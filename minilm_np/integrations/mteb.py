@@ -18,7 +18,24 @@ Array = npt.NDArray[Any]
 
 
 class MiniLMEncoder:
-    """Implement MTEB's EncoderProtocol for a SentenceTransformer, or for a model name and its options."""
+    """Evaluate a SentenceTransformer with MTEB: an implementation of MTEB's EncoderProtocol.
+
+    Parameters
+    ----------
+    model
+        A SentenceTransformer, or the name or folder of a model.
+    revision, **options
+        Parameters of SentenceTransformer; not used if `model` is one.
+
+    Examples
+    --------
+    The data of the task must be on the Hugging Face hub or in its cache::
+
+        import mteb
+        from minilm_np.integrations.mteb import MiniLMEncoder
+
+        mteb.evaluate(MiniLMEncoder(), mteb.get_task("STSBenchmark"))
+    """
 
     def __init__(self, model: str | SentenceTransformer = DEFAULT_MODEL, revision: str | None = None, **options: Any):
         if isinstance(model, SentenceTransformer):
@@ -27,9 +44,16 @@ class MiniLMEncoder:
             self.model = SentenceTransformer(model, revision=revision, **options)
 
     def encode(self, inputs: Iterable[dict[str, Any]], *, prompt_type: Any = None, **kwargs: Any) -> Array:
-        """Return the embeddings (n, D) of inputs, a DataLoader of batches {"text": [str, ...]}.
+        """Return the embeddings (n, D) of n texts.
 
-        prompt_type selects encode_query or encode_document; the arguments that describe the task are ignored.
+        Parameters
+        ----------
+        inputs
+            Batches {"text": [str, ...]}, from MTEB's DataLoader.
+        prompt_type
+            "query" calls `encode_query`, "document" calls `encode_document`, None calls `encode`.
+        **kwargs
+            MTEB's description of the task; ignored.
         """
         texts = [text for batch in inputs for text in batch["text"]]
         kind = getattr(prompt_type, "value", prompt_type)
@@ -43,14 +67,16 @@ class MiniLMEncoder:
     # shape (1, 1) allows that, an array of this shape does not.
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Return the similarities (n, m) of all pairs, as `SentenceTransformer.similarity` computes them."""
         return torch.from_numpy(self.model.similarity(embeddings1, embeddings2))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Return the similarities (n,) of row i of one set to row i of the other."""
         return torch.from_numpy(self.model.similarity_pairwise(embeddings1, embeddings2))
 
     @cached_property
     def mteb_model_meta(self) -> Any:
-        """Name and revision under which MTEB caches results.
+        """The name and revision under which MTEB caches results.
 
         The revision is a fingerprint of the model, so results of another model, op set or dtype are never reused.
         """

@@ -14,10 +14,27 @@ from minilm_np.weights import DEFAULT_MODEL
 
 
 class SentenceEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Transform texts (n,) into embeddings (n, 384), float32.
+    """Transform n texts into embeddings (n, H), float32; H is 384 for the default model.
 
-    The parameters are those of SentenceTransformer. `fit` loads the model and learns nothing from X. Pickling stores
-    the path and options of the model.
+    `fit` loads the model and learns nothing from the texts. Pickling stores the model's path and options.
+
+    Parameters
+    ----------
+    model_name_or_path, backend, threads, truncate_dim
+        As in SentenceTransformer.
+    batch_size
+        As in `SentenceTransformer.encode`.
+
+    Attributes
+    ----------
+    model_ : SentenceTransformer
+        The model, after `fit`.
+
+    Examples
+    --------
+    >>> from minilm_np.integrations.sklearn import SentenceEncoder
+    >>> SentenceEncoder(truncate_dim=64).fit_transform(["A man is eating food.", "Someone has a meal."]).shape
+    (2, 64)
     """
 
     def __init__(
@@ -36,18 +53,19 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.batch_size = batch_size
 
     def fit(self, X: Any, y: Any = None) -> SentenceEncoder:
-        """Load the model; X and y are ignored."""
+        """Load the model and return self; X and y are ignored."""
         options = {"backend": self.backend, "threads": self.threads, "truncate_dim": self.truncate_dim}
         self.model_ = SentenceTransformer(self.model_name_or_path, **options)  # type: ignore[arg-type]
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
-        """Return the embeddings (n, 384) of X, an iterable of n str. Raises NotFittedError before `fit`."""
+        """Return the embeddings (n, H) of X, an iterable of n str. Raises NotFittedError before `fit`."""
         check_is_fitted(self)
         result: npt.NDArray[np.float32] = self.model_.encode(X, batch_size=self.batch_size)
         return result.reshape(len(result), self.model_.get_embedding_dimension())
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
+        """Return the names of the dimensions, "minilm0", "minilm1" ...; `input_features` is ignored."""
         check_is_fitted(self)
         return np.array([f"minilm{i}" for i in range(self.model_.get_embedding_dimension())], object)
 
