@@ -1,4 +1,4 @@
-"""Run the code of README.md and docs/*.md as it stands: a python block prints what the text block after it shows."""
+"""Run the Python blocks of README.md and docs/*.md, and compare what each prints with the text block after it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def run_and_keep_output(example: Example) -> None:
 
 def compare_with_output(example: Example) -> str | None:
     expected, printed = str(example.parsed), example.namespace.pop("printed", None)
-    if printed is None or printed.strip() == expected.strip():  # None: the block shows what a command prints
+    if printed is None or printed.strip() == expected.strip():  # None: the output of a command
         return None
     return f"expected:\n{expected}\ngot:\n{printed}"
 
 
 def make_notes(namespace: dict[str, Any]) -> None:
-    """A scratch folder with what the recipes expect, and the names that `skip: next if(...)` comments use."""
+    """Enter a temporary folder with the files that the recipes read; define the names that `skip` comments use."""
     namespace["_folder"] = folder = tempfile.TemporaryDirectory()
     namespace["_before"] = Path.cwd()
     namespace |= {name: importlib.util.find_spec(name) for name in ("sklearn", "scipy")}

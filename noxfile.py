@@ -7,13 +7,13 @@ nox.options.sessions = ["quick"]
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """Style, types, layering, workflow files, the site, and ten seconds of tests."""
+    """Check style, types, imports between modules, workflow files and the site; run ten seconds of tests."""
     session.run("bash", ".ci/quick", external=True)
 
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """All tests, then those that need PyTorch and other frameworks; about half an hour on two cores."""
+    """Run all tests, those that need PyTorch and other frameworks included; half an hour on two cores."""
     session.run("bash", ".ci/full", external=True)
 
 

@@ -1,4 +1,4 @@
-"""The program `minilm-np`: results go to stdout; an error is one line on stderr and exit code 2."""
+"""The program `minilm-np`: it prints results to stdout, and an error as one line to stderr with exit code 2."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ INTERRUPTED = 128 + 2  # ... by SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for an error, 130 for Ctrl-C, 141 for a closed pipe.
+    """Run one command and return its exit code.
 
-    crosscheck and evaluate return 1 if something differs.
+    Parameters
+    ----------
+    argv
+        The arguments. Default: those of the process.
+
+    Returns
+    -------
+    int
+        0 for success, 1 if crosscheck or evaluate find a difference, 2 for an error, 130 for Ctrl-C, 141 for a closed
+        pipe.
     """
     arguments = _parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):

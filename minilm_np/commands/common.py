@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from minilm_np import SentenceTransformer
     from minilm_np.targets import Target
 
+API_KEY_VARIABLE = "MINILM_NP_API_KEY"
+API_KEY_HELP = f"If ${API_KEY_VARIABLE} is set, HTTP endpoints get it as a bearer token."
 MAX_TEXTS_FOR_NUMPY = 100
 MAX_TIMEOUT = 86400  # seconds; a socket raises OverflowError for 1e20
 
@@ -22,7 +24,11 @@ MAX_TIMEOUT = 86400  # seconds; a socket raises OverflowError for 1e20
 
 
 def add_model_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="DIR", help="folder of another checkpoint (default: all-MiniLM-L6-v2)")
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="folder of another model, or its name if it is in the Hugging Face cache (default: all-MiniLM-L6-v2)",
+    )
 
 
 def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +50,7 @@ def check_at_least_one(option: str, value: int) -> None:
 
 
 def check_outputs(arguments: argparse.Namespace, *options: str) -> None:
-    """Raise ValueError if the file of an option cannot be written: before the work, not after it."""
+    """Raise ValueError if the file of an option cannot be written. Called before the work, which can take hours."""
     for option in options:
         path = getattr(arguments, option)
         if path is None or str(path) == "-":
@@ -61,10 +67,10 @@ def check_outputs(arguments: argparse.Namespace, *options: str) -> None:
 
 
 def load_model(folder: str | None, number_of_texts: int) -> SentenceTransformer:
-    """Load the checkpoint in `folder` (None: the default model) with the faster op set for that number of texts."""
+    """Load a model, by default all-MiniLM-L6-v2, with the op set that is faster for that number of texts."""
     from minilm_np import SentenceTransformer
 
-    # Importing Numba takes half a second. In that time NumPy encodes a hundred short texts.
+    # Importing Numba takes half a second, in which NumPy encodes a hundred short texts.
     backend = "numpy" if number_of_texts <= MAX_TEXTS_FOR_NUMPY else "auto"
     if folder is None:
         return SentenceTransformer(backend=backend)
@@ -80,7 +86,7 @@ def open_target(name: str, arguments: argparse.Namespace, cases: Sequence[Sequen
     return targets.open_target(
         name,
         model=arguments.model_name,
-        key=os.environ.get("MINILM_NP_API_KEY"),
+        key=os.environ.get(API_KEY_VARIABLE),
         timeout=arguments.timeout,
         cases=cases,
     )
@@ -90,13 +96,13 @@ def open_target(name: str, arguments: argparse.Namespace, cases: Sequence[Sequen
 
 
 def read_lines(name: str) -> list[str]:
-    """Return the lines of a UTF-8 file (standard input if `name` is "-") without their ends, LF or CRLF.
+    """Return the lines of a UTF-8 file, or of standard input if `name` is "-", without their line ends (LF or CRLF).
 
-    Raises ValueError with file and line if a line is not UTF-8.
+    Raises ValueError, naming file and line, if a line is not UTF-8.
     """
     data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if lines[-1] == b"":  # the file ends with a line end, or is empty
+    if lines[-1] == b"":  # the file is empty or ends with a line end
         lines.pop()
     texts = []
     for number, line in enumerate(lines, 1):
@@ -109,7 +115,7 @@ def read_lines(name: str) -> list[str]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write the whole file or, if `write` fails, keep the old one."""
+    """Write the whole file; if `write` fails, the old file stays."""
     if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced
         with path.open("wb") as file:
             write(file)
@@ -127,7 +133,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json_and_print(path: Path | None, json_text: str, summary: str) -> None:
-    """Write the JSON to `path` and print the summary, even if writing fails; if `path` is "-", print only the JSON."""
+    """Write the JSON to `path`, if given, and print the summary even if writing fails. "-" prints only the JSON."""
     if str(path) == "-":
         print(json_text)
         return

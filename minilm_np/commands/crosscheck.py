@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm_np.commands.common import (
+    API_KEY_HELP,
     add_endpoint_options,
     check_at_least_one,
     check_outputs,
@@ -24,7 +25,7 @@ CORPUS_BATCH_SIZE = 32  # texts; endpoints accept at least 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Exit code: 0 if the port is right, 1 if it differs, 2 if it cannot be compared."
+    parser.epilog = f"Exit code: 0 if the port is right, 1 if it differs, 2 if it cannot be compared. {API_KEY_HELP}"
     parser.add_argument(
         "target",
         nargs="?",
@@ -40,17 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot", type=Path, metavar="FILE", help="plot the error of each stage to a .png, .svg or .html file"
     )
     parser.add_argument(
-        "--no-causes", action="store_true", help="do not search for the port's mistake (saves several seconds)"
+        "--no-causes", action="store_true", help="do not search for the cause of a difference (saves several seconds)"
     )
     add_endpoint_options(parser)
     parser.add_argument(
-        "--corpus", metavar="FILE", help="compare search results on the lines of this file, instead of each stage"
+        "--corpus", metavar="FILE", help="compare search results on the lines of this file instead of the stages"
     )
     parser.add_argument(
-        "--against", metavar="TARGET", help="with --corpus: compare with this port (default: minilm_np)"
+        "--against", metavar="TARGET", help="with --corpus: the port to compare with (default: minilm_np)"
     )
     parser.add_argument(
-        "-k", type=int, default=10, metavar="K", help="with --corpus: nearest lines to compare (default: 10)"
+        "-k", type=int, default=10, metavar="K", help="with --corpus: number of nearest lines to compare (default: 10)"
     )
     parser.add_argument(
         "--threshold",
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _compare_on_corpus(arguments)
     if arguments.against is not None:
         raise ValueError("--against: only allowed with --corpus")
-    # A file's cases are those of a golden bundle: all probe texts, or the ones with stages.
+    # The cases of a file are those of a golden bundle: all probe texts, or only those with stages.
     target = open_target(arguments.target, arguments, (range(len(probe_texts())), STAGE_ROWS))
     if target.encodes:
         report = crosscheck(target.encode, causes=not arguments.no_causes)
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         stages = dict(target.stages)
         if not stages:
             raise ValueError(f"{target.name}: expected the results of at least one stage, got none")
-        # Embeddings of all probe texts are `encode`'s result; those of the texts with stages are one more stage.
+        # Embeddings of all probe texts are checked as results of `encode`, those of the texts with stages as a stage.
         of_stage_texts = len(stages.get(FINAL_STAGE, ())) == len(STAGE_ROWS)
         embeddings = None if of_stage_texts else stages.pop(FINAL_STAGE, None)
         report = crosscheck(embeddings, stages or None, causes=not arguments.no_causes)
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _compare_on_corpus(arguments: argparse.Namespace) -> int:
-    """Compare the search results of two ports on a user's own lines."""
+    """Compare the search results of two ports on the lines of a user's file."""
     from minilm_np.crosscheck.compare import encode_in_batches
     from minilm_np.crosscheck.search_equivalence import equivalence
     from minilm_np.targets import FINAL_STAGE

@@ -38,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, metavar="OUT", help=".npy or .jsonl file (default: jsonl to standard output)"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="texts that the model computes together (default: 32)"
+        "--batch-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="number of texts that the NumPy op set computes together (default: 32)",
     )
     add_model_option(parser)
 
@@ -69,6 +73,6 @@ def _write_npy(file: BinaryIO, embeddings: Embeddings) -> None:
 
 def _write_jsonl(file: BinaryIO, texts: list[str], embeddings: Embeddings) -> None:
     for text, row in zip(texts, embeddings, strict=True):
-        embedding = [float(str(x)) for x in row]  # str of a float32 has the fewest digits that restore it
+        embedding = [float(str(x)) for x in row]  # str of a float32 has only the digits that restore it
         file.write(json.dumps({"text": text, "embedding": embedding}, ensure_ascii=False).encode() + b"\n")
     file.flush()

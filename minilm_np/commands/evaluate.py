@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm_np.commands.common import (
+    API_KEY_HELP,
     add_endpoint_options,
     add_model_option,
     check_outputs,
@@ -24,10 +25,12 @@ TARGET_BATCH_SIZE = 32  # texts; endpoints accept at least 32
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Exit code: 0 if every score is the card's, or the one that a later mteb stored for this model; 1 if a score "
-        "differs; 2 if a score cannot be computed."
+        "Exit code: 0 if every score equals the card's or the one that a later MTEB release stored for this model, "
+        f"1 if a score differs, 2 if a score cannot be computed. {API_KEY_HELP}"
     )
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help="rows of the card (default: every row with data)")
+    parser.add_argument(
+        "tasks", nargs="*", metavar="TASK", help="row of the card (default: all rows whose data is there)"
+    )
     parser.add_argument("--list", action="store_true", help="list the card's 95 rows and the data formats, and exit")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder with the data (default: the cache of the datasets library)"
@@ -38,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         metavar="TARGET",
         help="evaluate another encoder: package.module:function (takes a list of str); http://.../embed or "
-        "http://.../v1/embeddings; a .onnx file",
+        "http://.../v1/embeddings; or a .onnx file",
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="store embeddings in this folder and reuse them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measures as JSON; - is standard output")
-    parser.add_argument("--measures", action="store_true", help="show every measure, not only each task's main one")
+    parser.add_argument("--measures", action="store_true", help="print every measure, not only each task's main one")
     add_endpoint_options(parser)
     add_model_option(parser)
 

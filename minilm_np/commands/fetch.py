@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "Download the model's files and verify them, unless they are there already; print their folder."
+HELP = "Verify the model's files, after downloading them if they are missing; print their folder."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         type=Path,
         metavar="DIR",
-        help="folder for the files (default: weights/ of a checkout, or else the cache folder)",
+        help="folder for the files (default: weights/ in a checkout, else the cache folder)",
     )
 
 

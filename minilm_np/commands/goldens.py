@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "Write the golden bundle: reference values of every stage, in files that any language can read."
+HELP = "Write a golden bundle: reference values of every stage, in files that any language can read."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import sys
 
 from minilm_np.commands.common import MAX_TEXTS_FOR_NUMPY, add_model_option, load_model
 
-HELP = "Print versions, the model's files with their sha256, its configuration, and the op set in use."
+HELP = "Print the versions, the model's files with their sha256, its configuration and the op set in use."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,6 @@ def run(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.model, len(texts))
     corpus = model.encode(texts, show_progress_bar=sys.stderr.isatty())
     scores = cos_sim(model.encode(arguments.query).astype("float64"), corpus)[0]
-    # Equal texts may differ in the last bits, so rank by the printed score; of equal scores the earlier line is first.
+    # Scores of equal texts can differ in the last bits, so rank by the printed score; ties keep the order of the lines.
     for i in np.argsort(-np.round(scores, 6), kind="stable")[: arguments.k]:
         print(f"{scores[i]:.6f}\t{i + 1}\t{texts[i]}")
