@@ -50,10 +50,17 @@ class SentenceTransformer(Encoder):
         Hugging Face cache.
     device
         None or "cpu".
-    prompts, default_prompt_name
-        A mapping from names to texts that `encode` can put before its inputs, and the name of the default one.
-    cache_folder, revision, local_files_only
-        The Hugging Face cache to look in, the commit or branch to look for, and whether to stay off the network.
+    prompts
+        Texts that `encode` can put before its inputs, by name.
+    default_prompt_name
+        The name of the prompt that `encode` uses if no other is given.
+    cache_folder
+        The folder to look for the model in, and to fetch it into. Default: the Hugging Face cache and then this
+        package's cache folder.
+    revision
+        The commit or branch to look for in the Hugging Face cache.
+    local_files_only
+        Whether to stay off the network.
     token
         Accepted for compatibility and not used, because the default model is public.
     similarity_fn_name
@@ -73,8 +80,10 @@ class SentenceTransformer(Encoder):
 
     Attributes
     ----------
-    backend, backend_reason : str
-        The op set in use, "numba" or "numpy", and why it was chosen.
+    backend : str
+        The op set in use, "numba" or "numpy".
+    backend_reason : str
+        Why it was chosen.
     config : minilm_np.model.BertConfig
         The model's hyperparameters.
     weights : Mapping[str, ndarray]
@@ -214,9 +223,10 @@ class SentenceTransformer(Encoder):
         inputs
             One text or an iterable of n texts. A text is a str, a dict {"text": str}, or a pair of str, which is read
             as [CLS] a [SEP] b [SEP]. A tuple of two str is two texts; put a pair into a list.
-        prompt_name, prompt
-            A prompt to put before every text, by its name in `self.prompts` or as a str, which takes precedence.
-            Default: the prompt of `default_prompt_name`, if set.
+        prompt_name
+            The name of a prompt in `self.prompts` to put before every text. Default: `self.default_prompt_name`.
+        prompt
+            A prompt to put before every text; takes precedence over `prompt_name`.
         batch_size
             Number of texts that the NumPy op set computes together. With the Numba op set, a text's embedding has the
             same bits in every batch, in every order and on any number of threads.
@@ -294,6 +304,8 @@ class SentenceTransformer(Encoder):
         prompt = self._prompt(prompt, prompt_name)
         if prompt:
             texts = [_prepend(prompt, text) for text in texts]
+        if len(texts) == 1 and output_value == "sentence_embedding" and precision in ("int8", "uint8"):
+            raise ValueError(f"precision: expected several texts to compute the ranges of {precision!r}, got one")
 
         infos: list[TextInfo] | None = [] if return_info else None
         with _progress_bar(len(texts), show_progress_bar) as progress:

@@ -180,7 +180,7 @@ def find(
             elif not os.access(place.folder, os.X_OK):
                 problem = "not accessible"
             else:
-                problem = f"it lacks {'all of them' if len(missing) == len(SHA256) else ', '.join(missing)}"
+                problem = "it has none of them" if len(missing) == len(SHA256) else f"it lacks {', '.join(missing)}"
             argument = "model_name_or_path" if place.what == "explicit path" else place.what
             raise WeightsNotFoundError(
                 f"{argument}: expected a folder with {', '.join(SHA256)}, got {place.folder}: {problem}"

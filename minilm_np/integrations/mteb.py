@@ -24,12 +24,14 @@ class MiniLMEncoder:
     ----------
     model
         A SentenceTransformer, or the name or folder of a model.
-    revision, **options
-        Parameters of SentenceTransformer; not used if `model` is one.
+    revision
+        As in SentenceTransformer; not used if `model` is one.
+    **options
+        Other parameters of SentenceTransformer; not used if `model` is one.
 
     Examples
     --------
-    The data of the task must be on the Hugging Face hub or in its cache::
+    MTEB reads the task's data from the Hugging Face hub or its cache:
 
         import mteb
         from minilm_np.integrations.mteb import MiniLMEncoder
