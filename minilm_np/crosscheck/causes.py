@@ -22,7 +22,7 @@ How well a hypothesis explains the evidence
 
     A hypothesis *fits* if `remaining` is at most 3 tolerances: the port rounds, and so does the simulation, which runs
     in float32. Hypotheses that fit are reported as causes. If none fits, those that explain at least half are reported
-    as candidates, at most five. If no hypothesis does, no known mistake explains the difference, and `Search.closest`
+    as candidates, at most five. If none explains half, no known mistake explains the difference, and `Search.closest`
     is the best attempt.
 
 The order of the search
@@ -30,14 +30,15 @@ The order of the search
        a. One short wrong text. A mistake that explains at most a quarter of it is dropped, and so is a mistake of
           arithmetic that leaves it right. Mistakes whose effect depends on the batch skip this round.
        b. A few texts, wrong ones first, chosen so that the mistake can show in them. The same limit of a quarter holds.
-       c. All texts, for hypotheses that fit in round b; if none of them fits all texts, for the six best others.
+       c. All texts, for the twelve best hypotheses that fit in round b; if none of them fits all texts, for the six
+          best others; if no mistake passed the limit of a quarter, for the four best, so that `closest` is known.
     2. Pairs, only if no single mistake fits. The four best single mistakes are combined with every other mistake of the
        catalogue, through the same rounds. If still nothing explains more than half, two mistakes may hide each other:
-       neither explains anything alone. Then all pairs of mistakes that concern the whole model are tried, except
+       neither explains anything alone. Then all pairs of mistakes that concern the whole model are tried, without the
        mistakes that change no wrong text. A pair counts only if it leaves less than half of what the better of its two
        mistakes leaves alone, because any second mistake explains a little more by chance.
-    3. A hypothesis that fits but would have changed a stage that is right is at most a candidate. The causes are listed
-       in the order of the catalogue, plain mistakes first: the evidence cannot tell them apart.
+    3. A hypothesis that fits but would have changed a stage that is right is at most a candidate. Causes are listed in
+       the order of the catalogue, plain mistakes first, because the evidence cannot tell them apart.
 
 Low-precision formats
     Activations in fp16, bf16 or int8 are rounded after every operation, and two correct implementations of the format
@@ -55,7 +56,7 @@ What the search cannot find
     because softmax is invariant to it; only stages show it. A tokenizer that is right on every probe text passes.
 
 What it costs
-    On two cores, about a quarter of a minute if a single mistake fits, and a minute if pairs are tried. Simulated
+    On two cores, about 15 seconds if a single mistake fits, and a minute if pairs are tried. Simulated
     values are cached, so checks of further ports in the same process are faster. The rounds keep the cost down: of 222
     single mistakes, 21 are tried beyond the first short text for a tanh GELU and 24 for kept accents. Each of these
     searches simulates 3 % of the tokens that all mistakes on all texts would take. Where only long texts are wrong
@@ -112,14 +113,14 @@ class Evidence(NamedTuple):
 class Cause(NamedTuple):
     """An explanation of a difference: one mistake or a pair."""
 
-    name: str  # for instance "gelu-tanh"; the names of a pair are joined by " + "
-    explained: float  # share of the squared difference, 0 to 1
-    says: str  # description
-    remaining: float  # largest difference between port and simulation, in tolerances
+    name: str  # the mistake's name in the catalogue, such as "gelu-tanh"; the names of a pair are joined by " + "
+    explained: float  # share of the squared difference that it explains, 0 to 1
+    says: str  # description of the mistake
+    remaining: float  # largest |port - simulation|, in tolerances; inf if the mistake would change a right stage
 
     @property
     def fits(self) -> bool:
-        """Whether only rounding remains."""
+        """Whether the mistake explains the difference up to rounding: a cause, not just a candidate."""
         return self.remaining <= MAX_REMAINING
 
 
@@ -175,12 +176,20 @@ class Search:
     ):
         """Prepare a search.
 
-        token_ids: the correct word pieces of each of TEXTS.
-        evidence: the stages to explain.
-        tried: called with the name of each hypothesis that reaches round b or c.
-        only: whether a mistake of the catalogue is considered.
-        pairs: whether pairs are tried.
-        right: stages that are right, all for the same texts; no cause may change them.
+        Parameters
+        ----------
+        token_ids
+            The correct word pieces of each of TEXTS.
+        evidence
+            The stages to explain.
+        tried
+            Called with the name of each hypothesis that reaches round b or c.
+        only
+            Whether to consider a mistake of the catalogue.
+        pairs
+            Whether to try pairs.
+        right
+            Stages that are right, all for the same texts. No cause may change them.
         """
         self.simulator, self.evidence, self.tried, self.pairs = simulator, evidence, tried, pairs
         self.token_ids, self.right = token_ids, right
@@ -200,9 +209,12 @@ class Search:
         results = self._best((mistake,) for mistake in self.mistakes)
         if self.pairs and not any(cause.fits or self._is_noisy_format(h, cause) for h, cause in results):
             results += self._best_pairs(results)
-        explanations = [cause for _, cause in results]
+        explanations = [
+            cause._replace(remaining=np.inf) if cause.fits and self._contradicted(hypothesis) else cause
+            for hypothesis, cause in results
+        ]
         self.closest = max(explanations, key=lambda cause: cause.explained, default=None)
-        fitting = [cause for hypothesis, cause in results if cause.fits and not self._contradicted(hypothesis)]
+        fitting = [cause for cause in explanations if cause.fits]
         if fitting:
             return sorted(fitting, key=lambda cause: [self.rank[name] for name in cause.name.split(" + ")])
         candidates = [cause for cause in explanations if cause.explained >= MIN_CANDIDATE_SHARE]

@@ -36,19 +36,34 @@ def crosscheck(
 ) -> Report:
     """Compare a port of all-MiniLM-L6-v2 with this package's float64 reference.
 
-    encode: a function from texts to vectors (n, 384), called once for each of `probe_batches()`; or the vectors of
-        all `probe_texts()`, (40, 384).
-    stages: a function from texts to {stage: value}, called once with `stage_texts()`; or its result. Keys are any
-        of the names that `SentenceTransformer.stages` returns, and token_ids. A value is a list with one array per
-        text, (S, H), (N, S, S) or (H,); or packed rows (T, H); or an array padded on the right, (B, S, H) or
+    Parameters
+    ----------
+    encode
+        A function from a list of str to vectors (n, 384), called once for each of `probe_batches()`; or the vectors
+        (40, 384) of all `probe_texts()`.
+    stages
+        A function from a list of str to {stage: value}, called once with `stage_texts()`; or its result. The keys are
+        any of the names that `SentenceTransformer.stages` returns, and token_ids. A value is a list with one array
+        per text, (S, H), (N, S, S) or (H,); packed rows (T, H); or an array padded on the right, (B, S, H) or
         (B, N, S, S).
-    tokenize: a function from texts to lists of token ids, called once with `probe_texts()`. With it the report shows
-        a wrong word piece as the first difference.
-    causes: whether to search for the mistake behind a difference. This takes some seconds, half a minute for pairs.
-    tried: called with the name of each mistake that the search tries.
+    tokenize
+        A function from a list of str to lists of token ids, called once with `probe_texts()`. With it, a wrong word
+        piece is the first difference in the report.
+    causes
+        Whether to search for the mistake behind a difference. This takes about 15 seconds on two cores, or a minute
+        if pairs of mistakes are tried.
+    tried
+        Called with the name of each mistake that the search tries.
 
-    Raises CannotCompareError if the port raises or returns values that cannot be compared. Wrong values do not raise:
-    the report shows them.
+    Returns
+    -------
+    Report
+        The errors of all stages given and the causes of a difference. Wrong values do not raise an exception.
+
+    Raises
+    ------
+    CannotCompareError
+        If the port raises an exception, or returns values that cannot be compared.
     """
     if encode is None and stages is None and tokenize is None:
         raise CannotCompareError("crosscheck: expected encode, stages or tokenize, got none of them")

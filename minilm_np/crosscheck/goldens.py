@@ -42,14 +42,15 @@ class GoldensError(ValueError):
 class Goldens(NamedTuple):
     """A golden bundle in memory."""
 
-    cases: list[dict[str, Any]]  # as in cases.json
-    embeddings: Array  # (40, 384) float64
-    stages: dict[str, Array]  # "{case}/{stage}" float32
-    tolerances: dict[str, float]  # by stage
-    manifest: dict[str, Any]
+    cases: list[dict[str, Any]]  # the probe texts and their word pieces, as in cases.json
+    embeddings: Array  # the final vectors, (40, 384) float64
+    stages: dict[str, Array]  # float32 arrays by name, "{case}/{stage}"
+    tolerances: dict[str, float]  # the tolerance of each stage
+    manifest: dict[str, Any]  # the contents of manifest.json
 
     @property
     def texts(self) -> list[str]:
+        """The 40 probe texts, in order."""
         return [case["text"] for case in self.cases]
 
 
@@ -171,7 +172,7 @@ def _safetensors(arrays: dict[str, Array]) -> bytes:
 
 
 def detection_power(tried: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
-    """Return per mistake the probe that reveals it best, its error in tolerances, and how many probes reveal it.
+    """Return for each mistake the probe that shows it best, its error in tolerances, and how many probes show it.
 
     Errors are those of the final vectors; a vector that is not finite counts as 1e9 tolerances. `tried` is called with
     the name of each mistake after it was simulated.

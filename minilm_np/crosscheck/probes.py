@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 
 class Probe(NamedTuple):
-    name: str
-    text: str
-    stages: bool = False  # whether stages are compared, and stored in golden bundles
+    """A text that a port encodes."""
+
+    name: str  # name in reports
+    text: str  # the text itself
+    stages: bool = False  # whether its stages are compared, and stored in golden bundles
 
 
 _LONG = (

@@ -19,22 +19,22 @@ BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 class Worst:
     """The element with the largest error."""
 
-    probe: str  # the probe's name
-    text: str
-    index: tuple[int, ...]  # [dimension], [token, dimension], or [head, token, token]
-    token: str | None  # its word piece, for a stage with one row per token
+    probe: str  # name of the probe text
+    text: str  # the probe text
+    index: tuple[int, ...]  # the element's index: [dimension], [token, dimension], or [head, token, token]
+    token: str | None  # the word piece at the element, for a stage with one row per token
     found: float  # the port's value
-    wanted: float  # the float64 reference
+    wanted: float  # the value of the float64 reference
 
 
 @dataclass(frozen=True)
 class StageResult:
     """The largest error at one stage."""
 
-    stage: str
-    max_error: float  # absolute; inf if a shape differs or a number is not finite
-    tolerance: float
-    worst: Worst | None = None
+    stage: str  # name of the stage
+    max_error: float  # largest absolute error of an element; inf if a shape differs or a number is not finite
+    tolerance: float  # largest absolute error that is allowed
+    worst: Worst | None = None  # the element with the largest error; None if the elements were not compared
     problem: str = ""  # why the elements were not compared
 
     @property
@@ -47,10 +47,10 @@ class StageResult:
 class Report:
     """The result of `crosscheck`. `print(report)` shows it as text."""
 
-    stages: list[StageResult]  # in the order of the forward pass
-    causes: list[Cause] = field(default_factory=list)  # best first; empty if no known mistake explains the difference
-    searched: bool = False  # whether causes were searched for
-    closest: Cause | None = None  # the best mistake tried, if it explains too little to be a cause
+    stages: list[StageResult]  # results of all stages given, in the order of the forward pass
+    causes: list[Cause] = field(default_factory=list)  # causes in the catalogue's order, or else candidates, best first
+    searched: bool = False  # whether the report includes a search for causes
+    closest: Cause | None = None  # the mistake that explains most, if it explains too little to be a candidate
 
     @property
     def ok(self) -> bool:

@@ -1,4 +1,4 @@
-"""Do two ports give the same search results on a user's texts? The answer is go or no-go."""
+"""Compare the search results of two ports on a user's own texts; the result is go or no-go."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PRINTED_CROSSINGS = 5
 class Equivalence:
     """What changes in a search over n texts if the second port replaces the first."""
 
-    texts: int
-    max_error: float  # of an element, with the vectors scaled to length 1
-    max_similarity_error: float  # of a cosine
-    neighbours: int  # how many were compared: the k nearest of each text
-    flipped: int  # how many of them are not among the second port's k nearest
-    worst_margin: float  # largest cosine difference, in the first port, between a lost and a gained neighbour
-    threshold: float
-    crossings: list[tuple[int, int, float, float]]  # pairs that cross the threshold: rows, both cosines; at most 100
-    crossing_pairs: int  # how many pairs cross it by more than rounding
+    texts: int  # number of texts
+    max_error: float  # largest difference of an element, after scaling the vectors to length 1
+    max_similarity_error: float  # largest difference of a cosine
+    neighbours: int  # number of neighbours compared: the k nearest of each text
+    flipped: int  # number of neighbours that are not among the k nearest of the same text in the second port
+    worst_margin: float  # largest difference, in the first port's cosines, between a lost and a gained neighbour
+    threshold: float  # cosine from which a pair of texts counts as similar
+    crossings: list[tuple[int, int, float, float]]  # the first 100 crossing pairs: both rows, then both ports' cosines
+    crossing_pairs: int  # number of pairs that are similar in one port only, by more than rounding
 
     @property
     def go(self) -> bool:
@@ -54,10 +54,19 @@ class Equivalence:
 def equivalence(first: Any, second: Any, *, k: int = 10, threshold: float = 0.7) -> Equivalence:
     """Compare the search results of two ports, given their vectors (n, D) of the same n texts.
 
-    k: how many nearest neighbours of each text to compare.
-    threshold: a cosine; pairs of texts that are at least this similar in one port only are reported.
+    Parameters
+    ----------
+    first, second
+        The vectors of the first and of the second port. Their sizes D may differ.
+    k
+        How many nearest neighbours of each text to compare.
+    threshold
+        A cosine. Pairs of texts that are at least this similar in one port only are reported.
 
-    Raises CannotCompareError unless both are finite matrices with the same number of rows, at least two.
+    Raises
+    ------
+    CannotCompareError
+        If an argument is not a matrix of finite non-zero vectors, or if the numbers of rows differ or are below two.
     """
     a, b = (_unit_vectors(name, value) for name, value in (("first", first), ("second", second)))
     n = len(a)

@@ -45,12 +45,12 @@ def tolerance(stage: str) -> float:
 
 
 class Truth(NamedTuple):
-    """Reference values for the probe texts."""
+    """The float64 reference for the probe texts."""
 
-    checkpoint: Checkpoint
-    token_ids: list[Array]  # (S,) for each of TEXTS
-    embeddings: Array  # (n, H) float64, one row for each of TEXTS
-    stages: Stages  # float64, for the texts of STAGE_ROWS only
+    checkpoint: Checkpoint  # the checkpoint that computed the reference
+    token_ids: list[Array]  # word pieces (S,) of each probe text
+    embeddings: Array  # final vectors (40, 384), float64
+    stages: Stages  # a list of float64 arrays by stage, for the probe texts with stages only (STAGE_ROWS)
 
     def of(self, stage: str, rows: Iterable[int]) -> list[Array]:
         """Return a stage's value for each of these rows of TEXTS."""

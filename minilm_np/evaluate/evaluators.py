@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluator:
-    """Base class: evaluator(model, output_path) returns metrics by name.
+    """Base class of the evaluators: evaluator(model, output_path) returns metrics by name.
 
-    `primary_metric` names the metric to select models by. With an output_path, a call appends a line to the file
-    `csv_file` in that folder.
+    `primary_metric` is the name of the metric to select models by; a call may change it. `csv_file` is the name of the
+    file to which a call with an output_path appends a line.
     """
 
     greater_is_better = True
@@ -73,10 +73,36 @@ class Evaluator:
 
 
 class EmbeddingSimilarityEvaluator(Evaluator):
-    """Pearson's and Spearman's correlation of the pairs' similarities with their scores.
+    """Compute Pearson's and Spearman's correlation of the similarities of pairs with their scores.
 
-    precision: if set, embeddings are normalised and quantised; "int8" and "uint8" are calibrated on both columns.
-    similarity_fn_names: a selection of "cosine", "dot", "euclidean", "manhattan"; None uses the model's.
+    Parameters
+    ----------
+    sentences1, sentences2
+        The texts of n pairs.
+    scores
+        The expected similarity of each pair (n,), on any scale.
+    batch_size
+        Passed to `encode`.
+    main_similarity
+        The similarity that `primary_metric` uses; by default the one with the highest Spearman correlation.
+    similarity_fn_names
+        A selection of "cosine", "dot", "euclidean" and "manhattan". None uses main_similarity or else the model's.
+    name
+        Prefix of the metrics' names, and part of the name of the .csv file.
+    show_progress_bar
+        Passed to `encode`. None shows it if this module's logger is set to INFO or DEBUG.
+    write_csv
+        Whether a call with an output_path writes the .csv file.
+    precision
+        If set, embeddings are normalised and quantised to "float32", "int8", "uint8", "binary" or "ubinary". "int8"
+        and "uint8" take their ranges from both columns together.
+    truncate_dim
+        Number of dimensions to use; None uses all.
+
+    Raises
+    ------
+    ValueError
+        If the columns are empty or differ in length, or if a similarity is unknown.
     """
 
     def __init__(
@@ -103,6 +129,10 @@ class EmbeddingSimilarityEvaluator(Evaluator):
         self.similarity_fn_names = _checked_names(similarity_fn_names or main)
 
     def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> Metrics:
+        """Return pearson_NAME and spearman_NAME for each similarity NAME, and pearson_max and spearman_max of several.
+
+        With an output_path, a line with epoch, steps and these metrics is appended to the .csv file in that folder.
+        """
         from scipy.stats import pearsonr, spearmanr
 
         names = self.similarity_fn_names = self.similarity_fn_names or _checked_names([model.similarity_fn_name])
@@ -149,10 +179,27 @@ class EmbeddingSimilarityEvaluator(Evaluator):
 
 
 class BinaryClassificationEvaluator(Evaluator):
-    """A threshold on similarity as a classifier of pairs with label 1 against pairs with label 0.
+    """Score a threshold on similarity as a classifier of pairs with label 1 against pairs with label 0.
 
-    For each similarity: accuracy and f1 (with precision, recall and mcc, Matthews' correlation) at their best
-    thresholds, and ap, the average precision over all thresholds. A threshold never separates equal scores.
+    Computes for each similarity the accuracy and F1 at their best thresholds, precision, recall and mcc (Matthews'
+    correlation) at the threshold of the best F1, and ap, the average precision over all thresholds. A threshold never
+    separates equal scores.
+
+    Parameters
+    ----------
+    sentences1, sentences2
+        The texts of n pairs. Equal texts are encoded once.
+    labels
+        The label of each pair (n,), 0 or 1.
+    name, batch_size, show_progress_bar, write_csv, truncate_dim
+        As in EmbeddingSimilarityEvaluator.
+    similarity_fn_names
+        A selection of "cosine", "dot", "euclidean" and "manhattan". None uses the model's.
+
+    Raises
+    ------
+    ValueError
+        If the columns are empty or differ in length, if a label is neither 0 nor 1, or if a similarity is unknown.
     """
 
     MEASURES = ("accuracy", "accuracy_threshold", "f1", "f1_threshold", "precision", "recall", "ap", "mcc")
@@ -181,6 +228,10 @@ class BinaryClassificationEvaluator(Evaluator):
         self.similarity_fn_names = _checked_names(similarity_fn_names or [])
 
     def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> Metrics:
+        """Return NAME_MEASURE for each similarity NAME and each of MEASURES, and max_MEASURE of several similarities.
+
+        With an output_path, a line with epoch, steps and these metrics is appended to the .csv file in that folder.
+        """
         names = self.similarity_fn_names = self.similarity_fn_names or _checked_names([model.similarity_fn_name])
         scores = self.compute_metrics(model)
         self.csv_headers = ["epoch", "steps", *(f"{name}_{measure}" for name in names for measure in self.IN_CSV)]
@@ -272,9 +323,32 @@ def _by_threshold(scores: Any, labels: Any, high_score_more_similar: bool) -> tu
 
 
 class TripletEvaluator(Evaluator):
-    """The fraction of anchors that are more similar to their positive than to their negative by more than a margin.
+    """Compute the fraction of anchors that are more similar to their positive than to their negative.
 
-    margin: one number for all similarities, or numbers by similarity name.
+    Anchors are encoded with the model's `encode_query`, positives and negatives with `encode_document`.
+
+    Parameters
+    ----------
+    anchors, positives, negatives
+        The texts of n triplets.
+    main_similarity_function
+        The similarity that `primary_metric` uses; by default the one with the highest accuracy.
+    margin
+        The difference that the two similarities have to exceed: a number for all similarities, or a dict of numbers
+        by the similarity's name. None is 0.
+    name, batch_size, show_progress_bar, write_csv, truncate_dim
+        As in EmbeddingSimilarityEvaluator.
+    similarity_fn_names
+        A selection of "cosine", "dot", "euclidean" and "manhattan". None uses main_similarity_function or else the
+        model's.
+    main_distance_function
+        Deprecated name of main_similarity_function.
+
+    Raises
+    ------
+    ValueError
+        If the columns are empty or differ in length, if the margin is neither a number nor a dict, or if a similarity
+        is unknown.
     """
 
     def __init__(
@@ -310,6 +384,10 @@ class TripletEvaluator(Evaluator):
         self.margin = {**dict.fromkeys(PAIRWISE, 0), **margins}
 
     def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> Metrics:
+        """Return NAME_accuracy for each similarity NAME, and max_accuracy of several.
+
+        With an output_path, a line with epoch, steps and these metrics is appended to the .csv file in that folder.
+        """
         anchors = _encode(self, model.encode_query, self.anchors)
         positives, negatives = (
             _encode(self, model.encode_document, texts) for texts in (self.positives, self.negatives)
@@ -331,12 +409,30 @@ class TripletEvaluator(Evaluator):
 
 
 class RerankingEvaluator(Evaluator):
-    """Ranks each query's candidates by similarity: MAP, and MRR and nDCG at at_k.
+    """Rank the candidates of each query by similarity; compute MAP, and MRR and nDCG of the best candidates.
 
-    samples: {"query": str, "positive": str or list, "negative": str or list}; a sample without positives or without
-    negatives is skipped.
-    similarity_fct: takes a query's vector (D,) and its candidates' vectors (n, D), returns (n,) or (1, n).
-    use_batched_encoding: False encodes sample by sample, which is slower and needs less memory.
+    Queries are encoded with the model's `encode_query`, candidates with `encode_document`.
+
+    Parameters
+    ----------
+    samples
+        An iterable of {"query": str, "positive": str or list of str, "negative": str or list of str}, or a dict with
+        such values. Samples without positives or without negatives are skipped.
+    at_k
+        Number of candidates that count for MRR and nDCG.
+    similarity_fct
+        A function of a query's vector (D,) and the vectors of its candidates (n, D) that returns (n,) or (1, n).
+    use_batched_encoding
+        False encodes sample by sample, which is slower and needs less memory.
+    name, write_csv, batch_size, show_progress_bar, truncate_dim
+        As in EmbeddingSimilarityEvaluator.
+    mrr_at_k
+        Deprecated name of at_k.
+
+    Raises
+    ------
+    ValueError
+        If no sample has both positives and negatives.
     """
 
     def __init__(
@@ -368,6 +464,10 @@ class RerankingEvaluator(Evaluator):
             raise ValueError("samples: expected one or more with a positive and a negative, got none")
 
     def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> Metrics:
+        """Return map, mrr@K and ndcg@K, K = at_k, as means over the samples.
+
+        With an output_path, a line with epoch, steps and these metrics is appended to the .csv file in that folder.
+        """
         scores = self.compute_metrics(model)
         self._write(output_path, [epoch, steps, scores["map"], scores["mrr"], scores["ndcg"]])
         primary = f"ndcg@{self.at_k}"
@@ -407,14 +507,36 @@ class RerankingEvaluator(Evaluator):
 
 
 class InformationRetrievalEvaluator(Evaluator):
-    """Searches a corpus with each query: accuracy, precision, recall, MRR, nDCG and MAP of the nearest documents.
+    """Search a corpus with each query; compute accuracy, precision, recall, MRR, nDCG and MAP of the nearest documents.
 
-    queries, corpus: texts by id.
-    relevant_docs: the set of relevant document ids by query id; queries without one are skipped.
-    score_functions: functions by name that take (q, D) and (c, D) and return (q, c); None uses the model's similarity.
-    Among documents with equal scores, the one with the lower id ranks first.
-    corpus_chunk_size: the number of documents encoded at once; the result does not depend on it.
-    write_predictions: also write the hits, one line of JSON per query.
+    Queries are encoded with the model's `encode_query`, documents with `encode_document`. Of documents with equal
+    scores, the one with the lower id ranks first.
+
+    Parameters
+    ----------
+    queries, corpus
+        Texts by id.
+    relevant_docs
+        The set of relevant document ids, by query id. Queries without relevant documents are skipped.
+    corpus_chunk_size
+        Number of documents that are encoded together. The results do not depend on it.
+    mrr_at_k, ndcg_at_k, accuracy_at_k, precision_recall_at_k, map_at_k
+        The numbers of nearest documents for which each measure is computed.
+    score_functions
+        Functions by name, which take (q, D) and (c, D) and return (q, c). None uses the model's similarity.
+    main_score_function
+        The similarity that `primary_metric` uses; by default the score function with the highest nDCG.
+    query_prompt, query_prompt_name, corpus_prompt, corpus_prompt_name
+        Passed to `encode_query` and `encode_document` as prompt and prompt_name.
+    write_predictions
+        Whether a call with an output_path also writes the nearest documents, as one line of JSON per query.
+    show_progress_bar, batch_size, name, write_csv, truncate_dim
+        As in EmbeddingSimilarityEvaluator.
+
+    Raises
+    ------
+    ValueError
+        If no query has relevant documents, if a number of documents is below 1, or if ndcg_at_k is empty.
     """
 
     def __init__(
@@ -470,6 +592,11 @@ class InformationRetrievalEvaluator(Evaluator):
         self.write_predictions = write_predictions
 
     def __call__(self, model: Any, output_path: Any = None, epoch: int = -1, steps: int = -1) -> Metrics:
+        """Return FUNCTION_MEASURE@K for each score function, such as cosine_ndcg@10, as means over the queries.
+
+        With an output_path, a line with epoch, steps and these metrics is appended to the .csv file in that folder;
+        write_predictions also writes a .jsonl file for each score function.
+        """
         functions = self.score_functions or {model.similarity_fn_name: model.similarity}
         best = self._search(model, functions)
         if self.write_predictions and output_path is not None:

@@ -30,15 +30,16 @@ SAMPLING_DIFFERS = "the card sampled its training examples differently"
 class Result:
     """An encoder's scores on one task, in points (times 100)."""
 
-    task: Task
-    scores: Scores
-    details: list[Scores] = field(default_factory=list)  # each experiment of classification, each set of clustering
-    texts: int = 0  # encoded texts
-    seconds: float = 0.0  # encoding and scoring
-    encode_seconds: float = 0.0
+    task: Task  # the row of the card
+    scores: Scores  # scores by measure
+    details: list[Scores] = field(default_factory=list)  # scores of each experiment, set or part; empty for one run
+    texts: int = 0  # number of texts encoded
+    seconds: float = 0.0  # time of encoding and scoring
+    encode_seconds: float = 0.0  # time of encoding alone
 
     @property
     def main_score(self) -> float:
+        """The score of the task's main measure."""
         return self.scores[self.task.main]
 
     def difference(self, measure: str | None = None) -> float:
@@ -47,7 +48,11 @@ class Result:
         return self.scores[name] - self.task.card[name]
 
     def verdict(self, measure: str | None = None) -> str:
-        """Return "exact" (within 0.001 points of the card), "close: REASON" or "differs"."""
+        """Return "exact" (within 0.001 points of the card), "close: REASON" or "differs".
+
+        measure is the main measure by default. A score is close if a later version of mteb stored it for this model,
+        or if it is a classification score within two standard errors of the card's.
+        """
         name = measure or self.task.main
         if abs(self.difference(name)) <= EXACT_WITHIN:
             return "exact"
@@ -70,6 +75,7 @@ class Result:
         return "the reason for the difference is unknown"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields, the card's scores and the verdict as a dict that JSON can represent; NaN becomes None."""
         return {
             "task": self.task.name,
             "type": self.task.type,
@@ -100,14 +106,31 @@ def evaluate(
 ) -> Result:
     """Evaluate an encoder on one row of the card.
 
-    encoder: a SentenceTransformer, or a function that takes a list of n str and returns vectors (n, D).
-    task: a row, or its name (`all_tasks()` lists them).
-    data: the folder with the task's files, or a Source; None reads the cache of the `datasets` library.
-    batch_size: the largest number of texts passed to the encoder at once.
-    on_texts: called with the number of texts after each batch.
+    Parameters
+    ----------
+    encoder
+        A SentenceTransformer, or a function that takes a list of n str and returns vectors (n, D).
+    task
+        A row or its name; `all_tasks()` lists them.
+    data
+        The folder with the task's files, or a Source. None reads the cache of the `datasets` library.
+    batch_size
+        The largest number of texts passed to the encoder at once.
+    on_texts
+        Called after each batch with its number of texts.
 
-    Raises ValueError if the task is unknown, if the data are invalid (the message names file and line) or if the
-    encoder's output is; ImportError if the eval extra is not installed.
+    Returns
+    -------
+    Result
+        Scores in points, their details, and times.
+
+    Raises
+    ------
+    ValueError
+        If the task is unknown, if the data are invalid (the message names file and line), or if the encoder raises an
+        exception or returns anything but finite vectors.
+    ImportError
+        If the eval extra is not installed.
     """
     row = task_named(task) if isinstance(task, str) else task
     source = data if data is not None and not isinstance(data, str | os.PathLike) else _source(data)

@@ -40,20 +40,21 @@ MEAN_ROW = "CQADupstackRetrieval"  # the mean of twelve other rows: CQADupstackA
 class Task:
     """One row of the card."""
 
-    name: str
-    type: str
+    name: str  # name of the task
+    type: str  # task type, a key of MAIN_MEASURES
     card: dict[str, float]  # the card's scores in points, by measure
-    stored: float  # the main measure that a later version of mteb stored
-    stored_by: str  # that version
-    dataset: str | None = None  # on the Hugging Face hub; None if the row is a mean of other rows
-    revision: str | None = None
-    subset: str | None = None
-    split: str = "test"
-    samples_per_label: int = 8
-    parts: tuple[str, ...] = field(default=())  # the rows that this one is the mean of
+    stored: float  # score of the main measure, in points, that a later version of mteb stored for the same model
+    stored_by: str  # the version of mteb that stored it
+    dataset: str | None = None  # name of the data set on the Hugging Face hub; None if the row is a mean of other rows
+    revision: str | None = None  # revision of the data set
+    subset: str | None = None  # configuration of the data set; None is "default"
+    split: str = "test"  # split of the data set
+    samples_per_label: int = 8  # training texts per label, for classification
+    parts: tuple[str, ...] = field(default=())  # names of the rows whose mean this row is
 
     @property
     def main(self) -> str:
+        """The task's main measure, by which the card compares models."""
         return MAIN_MEASURES[self.type]
 
 

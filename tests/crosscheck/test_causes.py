@@ -98,6 +98,21 @@ def test_names_mistake_that_only_a_stage_shows() -> None:
     assert [cause.name for cause in report.causes] == [name]
 
 
+def test_mistake_that_a_right_stage_contradicts_is_only_a_candidate() -> None:
+    name = "embeddings-layer-norm-missing"
+    run = simulator().run(from_catalogue(name).apply(), stage_texts(), [range(len(STAGE_ROWS))], ["pooled"])
+    evidence = []
+    for stage, values in (("pooled", run.stages["pooled"]), ("embeddings", truth().of("embeddings", STAGE_ROWS))):
+        expected = truth().of(stage, STAGE_ROWS)
+        evidence.append(Evidence(stage, STAGE_ROWS, [range(len(STAGE_ROWS))], values, expected, tolerance(stage)))
+    for right, fits in (((), True), (evidence[1:], False)):
+        search = Search(
+            simulator(), truth().token_ids, evidence[:1], only=lambda m: m.name == name, pairs=False, right=right
+        )
+        (cause,) = search.causes()
+        assert cause.name == name and cause.explained > 0.99 and cause.fits is fits
+
+
 def test_wrong_word_pieces_are_first_divergence() -> None:
     run = simulator().run(from_catalogue("accents-kept").apply(), probe_texts(), [range(40)])
     report = crosscheck(port_with("accents-kept"), tokenize=lambda texts: run.token_ids)

@@ -25,3 +25,9 @@ def test_crosscheck_pages_show_the_numbers_of_the_code() -> None:
     first = sum(row[0] == f"| {row[1]}" for row in made)
     assert matrix.startswith(f"\n{first} of {len(made)} mistakes made in PyTorch are named first.")
     assert matrix.splitlines()[1].split(" mistakes")[0] in page
+
+
+def test_sample_reports_describe_causes_as_the_catalogue_does() -> None:
+    pages = ((REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "docs/crosscheck.md"))
+    causes = [cause for page in pages for cause in re.findall(r"^cause    (\S+): (.*) \(\d", page, re.M)]
+    assert len(causes) >= 3 and set(causes) <= {(mistake.name, mistake.description) for mistake in catalogue()}
