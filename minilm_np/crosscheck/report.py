@@ -171,7 +171,10 @@ def _describe_worst(worst: Worst) -> str:
     text = worst.text if len(worst.text) <= 50 else worst.text[:47] + "..."
     index = ", ".join(map(str, worst.index))
     error = abs(worst.found - worst.wanted)
-    decimals = 1 - math.floor(math.log10(error)) if 1e-12 < error < 1 else 2  # two digits of the error: no noise
+    if worst.found.is_integer() and worst.wanted.is_integer():  # ids of word pieces
+        decimals = 0
+    else:  # two digits of the error; more would differ between machines
+        decimals = 1 - math.floor(math.log10(error)) if 1e-12 < error < 1 else 2
     values = f"expected {worst.wanted:.{decimals}f}, got {worst.found:.{decimals}f}"
     return f"{worst.probe} [{index}]{token}: {values}   {text!r}"
 
