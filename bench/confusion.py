@@ -1,7 +1,7 @@
-"""Confusion matrix of crosscheck: the cause named for each fault made in PyTorch (tests/support/faults.py).
+"""Check which cause crosscheck names for each fault made in PyTorch: `python bench/confusion.py [NAME ...]`.
 
-`python bench/confusion.py NAME ...` checks the named faults, without names all of them, which takes some minutes.
-`--write` writes the matrix into docs/confusion.md. Needs the parity extra.
+The faults are those of tests/support/faults.py. Without names, all that final vectors can show are checked, which takes
+some minutes. Needs the parity extra.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "tests"))
-PAGE = HERE.parent / "docs" / "confusion.md"
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 
 class Row(NamedTuple):
-    fault: str
-    named: str  # the first cause of the report; "pass" if it has no difference, "none" if it has no cause
-    explained: float
-    max_error: float
+    fault: str  # name of the fault, which is that of the mistake in the catalogue
+    named: str  # the first cause in the report; "pass" if the report has no difference, "none" if it has no cause
+    explained: float  # share of the squared difference that this cause explains
+    max_error: float  # largest error of the final vectors
 
 
 def visible_faults() -> list[str]:
@@ -32,7 +30,7 @@ def visible_faults() -> list[str]:
 
 
 def confusion(folder: Path, faults: Sequence[str]) -> list[Row]:
-    """Cross-check a port with each of these faults. folder: the checkpoint."""
+    """Cross-check a port of the checkpoint in `folder` with each of these faults."""
     from support.faults import FAULTS, TorchPort
 
     from minilm_np.crosscheck import crosscheck
@@ -49,6 +47,7 @@ def confusion(folder: Path, faults: Sequence[str]) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
+    """Return the matrix as a table, with rows that name another mistake first."""
     named_first = sum(row.fault == row.named for row in rows)
     lines = [f"{named_first} of {len(rows)} mistakes made in PyTorch are named first.", ""]
     lines += ["| made in PyTorch | named first | explained | largest error |", "|---|---|---|---|"]
@@ -57,16 +56,17 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> tuple[str]:
+    """Check and print; return the table as Markdown."""
     from minilm_np import weights
 
-    parser = argparse.ArgumentParser(description="Print which cause is named for each fault made in PyTorch.")
-    parser.add_argument("--write", action="store_true", help="write the matrix into docs/confusion.md")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", help="faults to check (default: all that final vectors can show)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     text = markdown(confusion(weights.find_or_fetch().folder, arguments.names or visible_faults()))
     print(text)
-    if arguments.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- confusion:begin -->\n")
-        after = rest.partition("<!-- confusion:end -->")[2]
-        PAGE.write_text(f"{before}<!-- confusion:begin -->\n{text}<!-- confusion:end -->{after}", encoding="utf-8")
+    return (text,)
+
+
+if __name__ == "__main__":
+    main()

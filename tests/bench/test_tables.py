@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import fidelity
 import pytest
 import race
+import timing
 from generate import tables
 
 
@@ -62,6 +63,32 @@ def test_does_not_measure_what_it_cannot_write(repository: Path, monkeypatch: py
     monkeypatch.setitem(tables.BLOCKS, "fake", ("no_such_module", ("long", "missing")))
     monkeypatch.setattr(sys, "argv", ["tables.py", "fake"])
     with pytest.raises(SystemExit, match="missing: expected one page"):
+        tables.main()
+
+
+def test_race_adds_a_section_for_a_new_cpu_and_keeps_the_others(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = repository / "docs" / "benchmarks.md"
+    page.write_text("### First\n\n<!-- race-zen:begin -->\nold\n<!-- race-zen:end -->\n\n## Next\n")
+    benchmark = SimpleNamespace(main=lambda options: (f"{options[0]}\n", "summary\n"))
+    monkeypatch.setitem(sys.modules, "fake_benchmark", benchmark)
+    monkeypatch.setattr(timing, "cpu_model", lambda: "Fast CPU")
+    monkeypatch.setitem(tables.BLOCKS, "race", ("fake_benchmark", ("race-new.er", "short")))
+    for measured in ("first", "second"):  # the second run finds the block of the first
+        monkeypatch.setattr(sys, "argv", ["tables.py", "race", measured])
+        tables.main()
+        assert page.read_text() == (
+            "### First\n\n<!-- race-zen:begin -->\nold\n<!-- race-zen:end -->\n\n### Fast CPU (new.er)\n\n"
+            f"<!-- race-new.er:begin -->\n{measured}\n<!-- race-new.er:end -->\n\n## Next\n"
+        )
+
+
+def test_race_does_not_measure_without_a_page_for_its_table(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repository / "docs" / "benchmarks.md").write_text("no block\n")
+    monkeypatch.setitem(tables.BLOCKS, "race", ("no_such_module", ("race-new", "short")))
+    monkeypatch.setattr(sys, "argv", ["tables.py", "race"])
+    with pytest.raises(SystemExit, match="expected a block <!-- race-CPU:begin -->"):
         tables.main()
 
 
