@@ -1,7 +1,7 @@
 """Compare minilm_np.util's speed with sentence_transformers.util's: `python bench/race_util.py`.
 
 Results are checked to be equal before anything is timed. Rounds are interleaved; the figures are medians over rounds
-of one call each, and of the ratio within a round. Needs the parity extra.
+of the time of one call, and of the ratio within a round. Needs the parity extra.
 """
 
 from __future__ import annotations

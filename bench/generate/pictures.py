@@ -43,10 +43,8 @@ def draw_flow(axes: Any, stages: dict[str, Any]) -> None:
     """Draw each step from texts to vectors as a row: its value on the left, its shape on the right."""
     lengths = [len(tokens) for tokens in stages["tokens"]]
     packed = [token for tokens in stages["tokens"] for token in tokens]
-    total, colors = (
-        len(packed),
-        [color for color, n in zip(("#4c72b0", "#dd8452"), lengths, strict=True) for _ in range(n)],
-    )
+    total = len(packed)
+    colors = [color for color, n in zip(("#4c72b0", "#dd8452"), lengths, strict=True) for _ in range(n)]
     cosine = float(np.dot(*stages["sentence_embedding"]))
     rows = (
         ("word pieces, packed one sentence after another", f"({total},)", packed),

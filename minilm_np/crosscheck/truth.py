@@ -18,8 +18,8 @@ from minilm_np.tokenizer import Tokenizer
 
 TOLERANCE_FACTOR = 4.0
 """A tolerance is this many times the largest float32 error measured at the stage. ONNX Runtime and OpenVINO, which were
-not measured for the table, stay within 1.0 times that error in the final vectors; the smallest mistake of the catalogue
-(LayerNorm eps 1e-6) exceeds the tolerance 30 times."""
+not measured for the table, stay within 1.0 times that error in the final vectors. Of the mistakes that change final
+vectors, the smallest (LayerNorm eps 1e-6) exceeds the tolerance 30 times."""
 
 STAGE_ROWS = tuple(row for row, probe in enumerate(PROBES) if probe.stages)
 

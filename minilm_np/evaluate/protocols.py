@@ -211,8 +211,14 @@ def retrieval(
 ) -> Scores:
     """Return nDCG, MAP, recall and precision at 1, 3, 5, 10, 100 and 1000 documents, as means over the queries.
 
-    corpus: (id, text) of each document; it is read once, in blocks. queries: text by id.
-    qrels: relevance by query id and document id; queries without an entry are skipped.
+    Parameters
+    ----------
+    corpus
+        The id and the text of each document. It is read once, in blocks.
+    queries
+        Texts by query id.
+    qrels
+        Relevances by query id and document id. Queries without an entry are skipped.
     """
     import pytrec_eval
 

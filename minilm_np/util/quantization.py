@@ -1,4 +1,4 @@
-"""Store embeddings in fewer bits, and search a corpus stored so.
+"""Quantise embeddings, and search a quantised corpus.
 
 "int8" and "uint8" divide the range of each dimension into 255 steps and store the number of a value's step. "binary"
 and "ubinary" store one bit per dimension, packed into bytes. The signed formats store the unsigned code minus 128.
