@@ -55,8 +55,6 @@ import sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)
 import minilm_np
-
-pytestmark = pytest.mark.quick
 heavy = {"numpy", "numba", "tokenizers", "safetensors", "huggingface_hub"} & set(sys.modules)
 assert not heavy, heavy
 assert not [f for f in opened if not str(f).endswith((".py", ".pyc", ".pyi"))], opened
