@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from support.tolerances import BATCH
 
 import minilm_np
-from minilm_np import SentenceTransformer, encoder
+from minilm_np import SentenceTransformer, encoder, ops
 from minilm_np.kernels.simd import WITHOUT_JIT
-from minilm_np.model import stage_names
+from minilm_np.model import forward, prepare, stage_names
 from minilm_np.tokenizer import Tokens
 
 TEXTS = [
@@ -81,8 +81,8 @@ def test_slices_keep_the_order_of_texts(
     assert np.abs(model.encode(TEXTS) - alone).max() <= BATCH
 
 
-def test_float32_is_close_to_float64(oracle: SentenceTransformer, alone: Any) -> None:
-    reference = oracle.encode(TEXTS)
+def test_float32_is_close_to_float64(float64_model: SentenceTransformer, alone: Any) -> None:
+    reference = float64_model.encode(TEXTS)
     assert reference.dtype == np.float64
     assert np.abs(alone - reference).max() <= 5e-7  # measured 1.5e-7
 
@@ -176,9 +176,8 @@ def test_stages_have_the_documented_names_and_shapes(model: SentenceTransformer)
 
 
 def test_observing_stages_does_not_change_the_embedding(model: SentenceTransformer) -> None:
-    tokens = model.tokens(TEXTS)
-    plain = minilm_np.model.forward(model._bert, *tokens)
-    assert np.array_equal(plain, model.stages(TEXTS)["sentence_embedding"])
+    without_observer = forward(prepare(model.weights, model.config, ops), *model.tokens(TEXTS))
+    assert np.array_equal(without_observer, model.stages(TEXTS)["sentence_embedding"])
 
 
 def test_progress_bar_is_shown_on_request_or_at_log_level_info(
@@ -195,8 +194,8 @@ def test_progress_bar_is_shown_on_request_or_at_log_level_info(
     assert capfd.readouterr() == ("", "")
 
 
-def test_first_example_of_the_model_card(weights_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINILM_NP_WEIGHTS", str(weights_folder))
+@pytest.mark.usefixtures("weights_folder")
+def test_first_example_of_the_model_card() -> None:
     example = """
 from sentence_transformers import SentenceTransformer
 sentences = ["This is an example sentence", "Each sentence is converted"]

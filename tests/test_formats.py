@@ -32,6 +32,14 @@ def test_fp16_rounds_to_nearest_with_ties_to_even() -> None:
     assert np.array_equal(formats.round_to_fp16(x), np.array([1, 1 + 2 * eps, 1 + eps, 0], np.float32))
 
 
+def test_fp16_keeps_subnormals_and_overflows_to_infinity() -> None:
+    smallest = 2.0**-24
+    x = np.array([smallest, 3 * smallest, 1.6 * smallest, 2**-14 - smallest, 65504, 65519, 65520, -7e4], np.float32)
+    expected = [smallest, 3 * smallest, 2 * smallest, 2**-14 - smallest, 65504, 65504, np.inf, -np.inf]
+    with np.errstate(over="ignore"):
+        assert formats.round_to_fp16(x).tolist() == expected
+
+
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
 def test_epsilon_is_the_distance_from_one_to_the_next_value(name: str) -> None:
     round_to = {"fp16": formats.round_to_fp16, "bf16": formats.round_to_bf16}[name]

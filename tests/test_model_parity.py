@@ -13,7 +13,7 @@ import pytest
 
 import minilm_np
 from minilm_np import SentenceTransformer
-from minilm_np.crosscheck import probe_texts
+from minilm_np.crosscheck import stage_texts
 
 with warnings.catch_warnings():  # importing PyTorch and transformers raises warnings of their own
     warnings.simplefilter("ignore")
@@ -26,13 +26,14 @@ from support.texts import NASTY, TEXTS, Text
 from support.tolerances import BATCH, FLOAT32, FLOAT32_BY_KIND, FLOAT64, RANDOM_CHECKPOINTS, VECTORS, assert_close
 
 pytestmark = pytest.mark.parity
-NUMPY_SLACK = 2.5  # NumPy's float32 error / PyTorch's, at most; measured 1.8 (query, SkylakeX kernels), 1.2 (Haswell)
+NUMPY_SLACK = 2.5  # NumPy's float32 error / PyTorch's, at most; measured 2.2 (query, SkylakeX kernels of OpenBLAS)
 NUMBA_SLACK = 1.2  # the same for Numba; measured at most 1.0
 
 
 @pytest.fixture(scope="module")
 def table(weights_folder: Path) -> dict[str, dict[str, float]]:
-    return fidelity.measure(weights_folder, [*probe_texts(), TEXTS["pair"]])
+    """The errors over the texts that FLOAT32_BY_KIND was measured on (tests/support/tolerances.py)."""
+    return fidelity.measure(weights_folder, [*stage_texts(), *TEXTS.values(), NASTY["320 word pieces"]])
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,9 @@ def test_float32_stages_match_the_reference(model: SentenceTransformer, name: st
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_float64_stages_match_the_reference(oracle: SentenceTransformer, name: str) -> None:
-    stages = our_stages(oracle, TEXTS[name])
-    assert list(stages) == stage_names(oracle.config)
+def test_float64_stages_match_the_reference(float64_model: SentenceTransformer, name: str) -> None:
+    stages = our_stages(float64_model, TEXTS[name])
+    assert list(stages) == stage_names(float64_model.config)
     for stage, value in stages.items():
         expected = ARRAYS[f"{name}/{stage}"]
         assert_close(sample(stage, value), expected, PYTORCH_REFERENCE, f"{name}: {stage}", rtol=STORED)

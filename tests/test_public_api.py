@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import is_dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,14 +55,9 @@ def look_up(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def context(
-    model: SentenceTransformer,
-    weights_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    request: pytest.FixtureRequest,
-) -> Iterator[Context]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINILM_NP_WEIGHTS", str(weights_folder))
-        yield Context(model, weights_folder, tmp_path_factory.mktemp("public_api"), request)
+    model: SentenceTransformer, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Context:
+    return Context(model, tmp_path_factory.mktemp("public_api"), request)
 
 
 # --- names and signatures

@@ -21,15 +21,15 @@ PACKAGE = Path(minilm_np.__file__).parent
 
 def imports(path: Path) -> set[str]:
     """Return every module that a file imports, at its top or inside a function."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
             module = node.module or ""
-            found |= {f"minilm_np.{alias.name}" for alias in node.names} if module == "minilm_np" else {module}
-    return found
+            names |= {f"minilm_np.{alias.name}" for alias in node.names} if module == "minilm_np" else {module}
+    return names
 
 
 def test_imports_go_to_lower_floors_and_only_kernels_import_numba() -> None:

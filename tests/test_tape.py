@@ -11,19 +11,19 @@ import pytest
 from support.tolerances import assert_close
 
 from minilm_np import SentenceTransformer, ops, tape
+from minilm_np.checkpoint import parameter_shapes
 from minilm_np.kernels.simd import WITHOUT_JIT
-from minilm_np.model import BertConfig, forward, stage_names
+from minilm_np.model import BertConfig, forward, prepare, stage_names
 from minilm_np.tokenizer import Text
 
 TEXTS: list[Text] = ["A man is eating food.", "", ("How many people live in Berlin?", "3,520,031."), "bread"]
-
 
 # Bounds for one step from its rounded inputs, absolute and relative: 3 times the largest float32 error measured on
 # either op set, 7.3e-6 + 7.3e-7 |x| (intermediate.dense), and 2^-29 of that in float64.
 STEP = {"float32": (2.2e-5, 2.2e-6), "float64": (4e-14, 4e-15)}
 
 
-@pytest.fixture(params=["model", "oracle", "numba_model"])
+@pytest.fixture(params=["model", "float64_model", "numba_model"])
 def any_model(request: pytest.FixtureRequest) -> SentenceTransformer:
     if WITHOUT_JIT and request.param == "numba_model":
         pytest.skip("the whole model is too slow without the JIT")
@@ -124,8 +124,9 @@ def test_detail_is_off_by_default(model: SentenceTransformer, monkeypatch: pytes
 
 
 def test_the_tape_names_every_call_in_order(model: SentenceTransformer) -> None:
-    recorder = tape.Tape(model._bert)
-    embeddings = forward(model._bert._replace(ops=recorder), *model.tokens(TEXTS))
+    bert = prepare(model.weights, model.config, ops)
+    recorder = tape.Tape(bert)
+    embeddings = forward(bert._replace(ops=recorder), *model.tokens(TEXTS))
     layer = [
         ("linear", "attention.self"),
         ("attention", ""),
@@ -146,9 +147,6 @@ def test_the_tape_names_every_call_in_order(model: SentenceTransformer) -> None:
 
 @pytest.mark.parametrize("act", ["gelu_new", "relu"])
 def test_other_architectures_have_the_same_details(act: str) -> None:
-    from minilm_np.checkpoint import parameter_shapes
-    from minilm_np.model import prepare
-
     config = BertConfig(
         vocab_size=11,
         hidden_size=10,
@@ -171,8 +169,6 @@ def test_other_architectures_have_the_same_details(act: str) -> None:
 
 
 def test_weights_are_the_checkpoints_and_read_only(model: SentenceTransformer) -> None:
-    from minilm_np.checkpoint import parameter_shapes
-
     assert {name: array.shape for name, array in model.weights.items()} == parameter_shapes(model.config)
     weight = model.weights["encoder.layer.0.attention.self.query.weight"]
     assert weight.dtype == np.float32 and np.abs(weight).max() > 0

@@ -21,22 +21,10 @@ import pytest
 from minilm_np import SentenceTransformer
 from minilm_np.cli import main
 from minilm_np.crosscheck import CannotCompareError, crosscheck, probe_texts
-from minilm_np.crosscheck.goldens import write_goldens
 from minilm_np.crosscheck.truth import batches, truth
 from minilm_np.targets import http_endpoint, load_function, onnx_file, open_target, read_dump
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _default_model(weights_folder: Path) -> Iterator[None]:
-    """Let the package find the default model where the other tests found it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINILM_NP_WEIGHTS", str(weights_folder))
-        yield
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_goldens(tmp_path_factory.mktemp("goldens") / "bundle")
+pytestmark = pytest.mark.usefixtures("weights_folder")  # the float64 reference is that of the default model
 
 
 # --- functions

@@ -11,9 +11,10 @@ import pytest
 import race
 import where
 
-from minilm_np import SentenceTransformer, model
+from minilm_np import SentenceTransformer, ops
 from minilm_np.crosscheck import probe_texts
 from minilm_np.kernels.simd import WITHOUT_JIT
+from minilm_np.model import forward, prepare
 from minilm_np.tokenizer import Tokens
 
 pytestmark = pytest.mark.skipif(WITHOUT_JIT, reason="sizes are too large without the JIT")
@@ -47,7 +48,7 @@ def test_where_names_every_operation_and_counts_its_flops(
     model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(where, "LENGTHS", (8,))
-    (table,) = where.measure({"NumPy": model._bert}, rounds=1, tokens=16).values()
+    (table,) = where.measure({"NumPy": prepare(model.weights, model.config, ops)}, rounds=1, tokens=16).values()
     dense = {"query, key, value", "attention.output", "intermediate", "output"}
     assert set(table) == dense | {"embed", "attention", "add_layer_norm", "pool", "l2_normalize"}
     assert all(seconds > 0 for seconds in table.values())
@@ -57,12 +58,9 @@ def test_where_names_every_operation_and_counts_its_flops(
 
 def test_timed_op_set_returns_the_same_values(model: SentenceTransformer) -> None:
     tokens = model.tokens(["a text", "another"])
-    timed = model._bert._replace(ops=where.Timed(model._bert.ops))
-    assert np.array_equal(_forward(timed, tokens), _forward(model._bert, tokens))
-
-
-def _forward(bert: Any, tokens: Any) -> Any:
-    return model.forward(bert, *tokens)
+    bert = prepare(model.weights, model.config, ops)
+    timed = bert._replace(ops=where.Timed(ops))
+    assert np.array_equal(forward(timed, *tokens), forward(bert, *tokens))
 
 
 def test_race_pads_masks_and_restores_the_order(

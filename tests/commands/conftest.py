@@ -1,16 +1,12 @@
-"""Fixtures of the command-line tests."""
+"""The commands use the default model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _default_model(weights_folder: Path) -> Iterator[None]:
-    """Let the commands find the default model where the other tests found it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINILM_NP_WEIGHTS", str(weights_folder))
-        yield
+def _needs_weights(weights_folder: Path) -> None:
+    """Fetch the default model's files, if necessary, before the first test."""

@@ -61,7 +61,6 @@ def run(
     folder: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., str]]:
     """Run an entry of COMMANDS, in the folder, and return what it prints."""
-    monkeypatch.setenv("MINILM_NP_WEIGHTS", str(weights_folder))
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
 
@@ -113,9 +112,9 @@ def test_encode(run: Callable[..., str], model: SentenceTransformer, monkeypatch
 
 
 def test_search(run: Callable[..., str]) -> None:
-    found = [line.split("\t") for line in run("search").splitlines()]
-    assert sorted(text for _, _, text in found) == sorted(LINES[:2])
-    assert all(LINES[int(number) - 1] == text for _, number, text in found)
+    rows = [line.split("\t") for line in run("search").splitlines()]
+    assert sorted(text for _, _, text in rows) == sorted(LINES[:2])
+    assert all(LINES[int(number) - 1] == text for _, number, text in rows)
 
 
 def test_crosscheck(run: Callable[..., str]) -> None:

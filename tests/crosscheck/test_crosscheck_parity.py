@@ -33,13 +33,6 @@ pytestmark = pytest.mark.parity
 REPETITIVE = re.compile(r"-layer-[0-4]$|^layers-swapped-[0-4]-[3-5]$")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _needs_weights(weights_folder: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINILM_NP_WEIGHTS", str(weights_folder))
-        yield
-
-
 # --- correct ports
 
 
@@ -69,13 +62,15 @@ def test_sentence_transformers_passes(weights_folder: Path) -> None:
     assert crosscheck(lambda texts: model.encode(texts, convert_to_tensor=True)).ok
 
 
-def test_two_hundred_correct_runs_raise_no_false_alarm(weights_folder: Path, oracle: SentenceTransformer) -> None:
+def test_two_hundred_correct_runs_raise_no_false_alarm(
+    weights_folder: Path, float64_model: SentenceTransformer
+) -> None:
     """Random batches of difficult texts, padded to random widths, stay within the probes' tolerance."""
     rng = np.random.default_rng(20261124)
     port = TorchPort(weights_folder, "sdpa")
     texts = [text for text in NASTY.values() if isinstance(text, str)]
     short = [text for text in texts if len(text) < 300]
-    reference = dict(zip(texts, oracle.encode(texts, truncation="ignore"), strict=True))
+    reference = dict(zip(texts, float64_model.encode(texts, truncation="ignore"), strict=True))
     worst = 0.0
     for run in range(200):
         pool = texts if run % 10 == 0 else short

@@ -15,10 +15,10 @@ from minilm_np.crosscheck.truth import truth
 from minilm_np.model import stage_names
 
 
-def test_reference_values_equal_float64_model(oracle: SentenceTransformer) -> None:
-    assert_close(truth().embeddings, oracle.encode(probe_texts(), truncation="ignore"), FLOAT64, "embeddings")
-    stages = oracle.stages(stage_texts())
-    assert set(truth().stages) == set(stage_names(oracle.config))
+def test_reference_values_equal_float64_model(float64_model: SentenceTransformer) -> None:
+    assert_close(truth().embeddings, float64_model.encode(probe_texts(), truncation="ignore"), FLOAT64, "embeddings")
+    stages = float64_model.stages(stage_texts())
+    assert set(truth().stages) == set(stage_names(float64_model.config))
     intermediate = np.concatenate(truth().stages["encoder.layer.3.intermediate"])
     assert_close(intermediate, stages["encoder.layer.3.intermediate"], FLOAT64, "intermediate")
 

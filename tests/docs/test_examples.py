@@ -1,4 +1,4 @@
-"""Each script of docs/examples runs and prints what the .txt file next to it says."""
+"""Each script of docs/examples prints the contents of the .txt file next to it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from support.paths import REPOSITORY
 SCRIPTS = sorted((REPOSITORY / "docs" / "examples").glob("*.py"))
 
 
+@pytest.mark.usefixtures("weights_folder")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_example_prints_its_text_file(
-    script: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MINILM_NP_WEIGHTS", str(weights_folder))
+def test_example_prints_its_text_file(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out == script.with_suffix(".txt").read_text(encoding="utf-8")
 

@@ -9,9 +9,9 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from generate.public_api import commands
 from support.paths import REPOSITORY
 from support.tolerances import FLOAT32_BY_KIND, FLOAT64
 
@@ -25,7 +25,8 @@ def blocks(language: str) -> list[str]:
     return [code for kind, code in re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S) if kind == language]
 
 
-def test_first_command_prints_exactly_what_it_shows(weights_folder: Path) -> None:
+@pytest.mark.usefixtures("weights_folder")
+def test_first_command_prints_exactly_what_it_shows() -> None:
     command = blocks("sh")[0].split(" && ")[1]
     arguments = shlex.split(command)
     assert arguments[0] == "minilm-np"
@@ -35,10 +36,10 @@ def test_first_command_prints_exactly_what_it_shows(weights_folder: Path) -> Non
     assert run.stdout == blocks("text")[0]
 
 
-def test_digits_of_the_first_command_are_stable(oracle: SentenceTransformer) -> None:
+def test_digits_of_the_first_command_are_stable(float64_model: SentenceTransformer) -> None:
     """No similarity is so close to a rounding boundary that another BLAS could print another digit."""
     sentences = shlex.split(blocks("sh")[0].split("--digits 4 ")[1])
-    embeddings = oracle.encode(sentences)
+    embeddings = float64_model.encode(sentences)
     steps = (embeddings @ embeddings.T)[[0, 0, 1], [1, 2, 2]] * 10**4
     assert abs(steps - steps.round()).max() < 0.5 - 1e-6 * 10**4  # float32 similarities differ by less than 1e-6
 
@@ -51,12 +52,8 @@ def test_readme_fits_on_a_few_screens() -> None:
 
 
 def test_readme_names_every_command() -> None:
-    from minilm_np.cli import _parser
-
-    (subparsers,) = (a for a in _parser()._actions if a.dest == "==SUPPRESS==" or a.choices)
-    assert subparsers.choices is not None
     (listed,) = re.findall(r"^Commands: (.*?);", README, re.M)
-    assert set(re.findall(r"`(?:minilm-np )?(\w+)`", listed)) == set(subparsers.choices)
+    assert set(re.findall(r"`(?:minilm-np )?(\w+)`", listed)) == set(commands())
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in PAGES)])
@@ -70,19 +67,19 @@ def test_files_named_exist(page: str) -> None:
 
 
 def test_no_table_that_a_script_writes_is_empty() -> None:
-    found = [
+    tables = [
         block
         for text in (README, *PAGES.values())
         for block in re.findall(r"<!-- ([\w-]+):begin -->\n(.*?)<!-- \1:end -->", text, re.S)
     ]
-    names = [name for name, _ in found]
+    names = [name for name, _ in tables]
     assert len(names) == len(set(names))
     assert {"fidelity", "card", "cold", "util", "confusion", "summary-speed", "summary-fidelity"} <= set(names)
-    assert [name for name, table in found if table.count("\n|") < 3] == []
+    assert [name for name, table in tables if table.count("\n|") < 3] == []
 
 
-def test_card_table_is_the_cards() -> None:
-    """Each row's card column is card.json's, and its verdict fits the figures next to it."""
+def test_card_table_has_the_scores_and_verdicts_of_the_card() -> None:
+    """The card column is that of card.json, and the verdict fits the figures next to it."""
     from minilm_np.evaluate import all_tasks
 
     page = PAGES["mteb.md"]

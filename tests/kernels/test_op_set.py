@@ -34,9 +34,9 @@ def test_unsupported_names_sizes_that_do_not_fit() -> None:
 @needs_jit
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_stage_is_within_tolerance_of_the_float64_reference(
-    numba_model: SentenceTransformer, oracle: SentenceTransformer, name: str
+    numba_model: SentenceTransformer, float64_model: SentenceTransformer, name: str
 ) -> None:
-    expected = our_stages(oracle, TEXTS[name])
+    expected = our_stages(float64_model, TEXTS[name])
     for stage, value in our_stages(numba_model, TEXTS[name]).items():
         assert_close(value, expected[stage], FLOAT32[stage], f"{name}: {stage}")
 

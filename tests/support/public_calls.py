@@ -45,10 +45,10 @@ Call = Callable[..., Any]
 
 
 class Context:
-    """The NumPy model, its files, an empty folder, and values that several calls need."""
+    """The NumPy model, its files, an empty folder, pytest's fixtures, and values that several calls need."""
 
-    def __init__(self, model: SentenceTransformer, files: Path, folder: Path, request: pytest.FixtureRequest):
-        self.model, self.files, self.folder, self.request = model, files, folder, request
+    def __init__(self, model: SentenceTransformer, folder: Path, request: pytest.FixtureRequest):
+        self.model, self.files, self.folder, self.fixture = model, model.place.folder, folder, request.getfixturevalue
         self.config, self.offsets, self.ids = model.config, np.array([0, 2, 5]), np.array([1, 0])
         self.x = np.random.default_rng(0).standard_normal((5, 384), np.float32)
         self.qkv = np.random.default_rng(1).standard_normal((5, 3 * 384), np.float32)
@@ -81,7 +81,7 @@ class Context:
 
     @cached_property
     def goldens(self) -> goldens.Goldens:
-        return goldens.read_goldens(goldens.write_goldens(self.folder / "goldens"))
+        return goldens.read_goldens(self.fixture("bundle"))
 
 
 def shape(value: Any, *expected: int) -> bool:
@@ -389,17 +389,15 @@ CALLS: dict[str, Call] = {
     ),
     "minilm_np.crosscheck.goldens.detection_power": lambda c: stops_after_the_first_mistake(),
     "minilm_np.crosscheck.goldens.read_goldens": lambda c: shape(c.goldens.embeddings, 40, 384),
-    "minilm_np.crosscheck.goldens.write_goldens": lambda c: c.goldens.manifest["format"] == 1,
+    "minilm_np.crosscheck.goldens.write_goldens": lambda c: c.goldens.manifest["format"] == 1,  # the fixture calls it
     "minilm_np.crosscheck.plot.plot": lambda c: (
         returns_none(lambda: plot.plot(c.report, c.folder / "plot.html"))
         and "<svg" in (c.folder / "plot.html").read_text()
     ),
     "minilm_np.crosscheck.plugin.assert_matches_minilm": lambda c: (
-        c.request.getfixturevalue("assert_matches_minilm")(lambda t: c.model.encode(t, truncation="ignore")) is None
+        c.fixture("assert_matches_minilm")(lambda t: c.model.encode(t, truncation="ignore")) is None
     ),
-    "minilm_np.crosscheck.plugin.minilm_goldens": lambda c: shape(
-        c.request.getfixturevalue("minilm_goldens").embeddings, 40, 384
-    ),
+    "minilm_np.crosscheck.plugin.minilm_goldens": lambda c: shape(c.fixture("minilm_goldens").embeddings, 40, 384),
     "minilm_np.evaluate.all_tasks": lambda c: len(evaluate.all_tasks()) == 95,
     "minilm_np.evaluate.cached": lambda c: close(
         evaluate.cached(encode, c.folder / "cache", "fingerprint")(["a", "b"]), encode(["a", "b"])

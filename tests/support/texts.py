@@ -1,4 +1,10 @@
-"""Difficult texts: short ones for the PyTorch reference, and more for the live comparison with PyTorch."""
+"""Difficult texts for the comparison with PyTorch, by name.
+
+This list tests minilm_np itself: its tokenizer's input and its forward pass. `TEXTS` are short, because the PyTorch
+reference (tests/reference) stores every stage for each of them; `NASTY` adds long and unusual texts for the tests that
+run PyTorch. The package has the only other list, the probe texts of minilm_np/crosscheck/probes.py: users run them
+through their ports, golden bundles contain them, and each is there because a mistake in a port shows in it.
+"""
 
 from __future__ import annotations
 
