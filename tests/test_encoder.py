@@ -36,7 +36,7 @@ def alone(model: SentenceTransformer) -> Any:
     return np.stack([model.encode(text) for text in TEXTS])
 
 
-def test_shapes_and_dtypes(model: SentenceTransformer) -> None:
+def test_encode_returns_the_shapes_and_dtypes_of_sentence_transformers(model: SentenceTransformer) -> None:
     assert model.encode("hello").shape == (384,)
     assert model.encode(["hello"]).shape == (1, 384)
     assert model.encode(("hello", "world")).shape == (2, 384)  # a tuple of str is a batch, not a pair
@@ -195,7 +195,7 @@ def test_progress_bar_is_shown_on_request_or_at_log_level_info(
 
 
 @pytest.mark.usefixtures("weights_folder")
-def test_first_example_of_the_model_card() -> None:
+def test_first_example_of_the_model_card_gives_the_vectors_of_pytorch() -> None:
     example = """
 from sentence_transformers import SentenceTransformer
 sentences = ["This is an example sentence", "Each sentence is converted"]

@@ -171,7 +171,9 @@ def vectors(theirs: Any) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("function", ["cosine", "dot", "euclidean", "manhattan"])
-def test_similarity(ours: SentenceTransformer, theirs: Any, vectors: tuple[Array, Array], function: str) -> None:
+def test_similarity_matches(
+    ours: SentenceTransformer, theirs: Any, vectors: tuple[Array, Array], function: str
+) -> None:
     a, b = vectors
     ours.similarity_fn_name = theirs.similarity_fn_name = function
     try:
@@ -185,7 +187,7 @@ def test_similarity(ours: SentenceTransformer, theirs: Any, vectors: tuple[Array
     assert ours.similarity_fn_name == theirs.similarity_fn_name == "cosine"
 
 
-def test_attributes_and_methods(ours: SentenceTransformer, theirs: Any) -> None:
+def test_attributes_and_methods_match(ours: SentenceTransformer, theirs: Any) -> None:
     for name in ("max_seq_length", "prompts", "default_prompt_name", "truncate_dim"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert str(ours.device) == str(theirs.device)
@@ -200,7 +202,7 @@ def test_attributes_and_methods(ours: SentenceTransformer, theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["encode_query", "encode_document"])
-def test_encode_query_and_encode_document(ours: SentenceTransformer, theirs: Any, method: str) -> None:
+def test_encode_query_and_encode_document_match(ours: SentenceTransformer, theirs: Any, method: str) -> None:
     before = dict(ours.prompts), dict(theirs.prompts)
     for model in (ours, theirs):
         model.prompts.update(query="find: ", document="read: ")
@@ -212,7 +214,7 @@ def test_encode_query_and_encode_document(ours: SentenceTransformer, theirs: Any
         ours.prompts, theirs.prompts = before
 
 
-def test_preprocess(ours: SentenceTransformer, theirs: Any) -> None:
+def test_preprocess_matches(ours: SentenceTransformer, theirs: Any) -> None:
     for texts in (TEXTS, ["x"], [("a", "b c"), ("d", "e")]):
         expected = theirs.preprocess(texts)
         for features in (ours.preprocess(texts), ours.tokenize(texts)):
@@ -221,7 +223,7 @@ def test_preprocess(ours: SentenceTransformer, theirs: Any) -> None:
     assert ours.preprocess([]) == {}
 
 
-def test_encode_with_output_value_none(ours: SentenceTransformer, theirs: Any) -> None:
+def test_output_value_none_matches(ours: SentenceTransformer, theirs: Any) -> None:
     actual, expected = ours.encode(TEXTS, output_value=None), theirs.encode(TEXTS, output_value=None)
     for a, b in zip(actual, expected, strict=True):
         n = len(a["input_ids"])
@@ -234,7 +236,7 @@ def test_encode_with_output_value_none(ours: SentenceTransformer, theirs: Any) -
 
 
 @pytest.mark.parametrize("length", [3, 5, 128, 512])
-def test_max_seq_length(weights_folder: Path, theirs: Any, length: int) -> None:
+def test_vectors_match_at_other_max_seq_lengths(weights_folder: Path, theirs: Any, length: int) -> None:
     ours = SentenceTransformer(weights_folder, backend="numpy")
     before = theirs.max_seq_length
     ours.max_seq_length = theirs.max_seq_length = length
@@ -257,7 +259,7 @@ def test_both_load_a_saved_model(weights_folder: Path, tmp_path: Path) -> None:
         assert_same(model.encode_query(TEXTS), ours.encode_query(TEXTS), "saved")
 
 
-def test_pools_and_devices(ours: SentenceTransformer) -> None:
+def test_pools_and_devices_do_not_change_the_vectors(ours: SentenceTransformer) -> None:
     expected = ours.encode(TEXTS)
     pool = ours.start_multi_process_pool(["cpu"] * 2)
     assert set(pool) == {"input", "output", "processes"}

@@ -67,7 +67,7 @@ def test_offsets_delimit_each_text(tokenizer: Tokenizer, texts: list[str]) -> No
         assert np.array_equal(tokenizer([text]).token_ids, tokens.token_ids[a:b])
 
 
-def test_take_and_concatenate(tokenizer: Tokenizer) -> None:
+def test_take_and_concatenate_give_the_same_batch(tokenizer: Tokenizer) -> None:
     tokens = tokenizer(["a", "b c", "d e f", ("g", "h")])
     taken = tokens.take([3, 0, 2])
     joined = Tokens.concatenate([tokenizer([("g", "h"), "a"]), tokenizer(["d e f"])])
@@ -76,7 +76,7 @@ def test_take_and_concatenate(tokenizer: Tokenizer) -> None:
     assert [len(part) for part in empty] == [0, 0, 1]
 
 
-def test_padded_arrays_and_mask(tokenizer: Tokenizer) -> None:
+def test_padded_fills_with_zeros_and_masks_them(tokenizer: Tokenizer) -> None:
     tokens = tokenizer(["hello", ("hello", "world"), ""])
     token_ids, token_type_ids, attention_mask = tokens.padded()
     assert token_ids.tolist() == [[CLS, 7592, SEP, 0, 0], [CLS, 7592, SEP, 2088, SEP], [CLS, SEP, 0, 0, 0]]

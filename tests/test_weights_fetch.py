@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.commands import HANG_SECONDS
 from support.fake_hub import FILES, SHA256, Hub, make_wheel, running_hub, start
 
 NO_HUB = "http://127.0.0.1:9"  # the discard port, which refuses connections
@@ -27,7 +28,7 @@ def hub() -> Iterator[Hub]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Wait for the process and return its exit code, stdout and stderr."""
-    out, err = process.communicate(timeout=300)  # a guard against hanging, not a measurement
+    out, err = process.communicate(timeout=HANG_SECONDS)
     return process.returncode, out, err
 
 

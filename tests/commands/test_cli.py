@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.commands import assert_fails, run
+from support.commands import HANG_SECONDS, assert_fails, run
 
 import minilm_np
 
@@ -73,7 +73,7 @@ def test_closed_pipe_prints_no_traceback() -> None:
     process.stdout.close()
     process.stdin.write(b"hello\n" * 100)
     process.stdin.close()
-    assert process.wait(60) == 141
+    assert process.wait(HANG_SECONDS) == 141
     assert process.stderr.read() == b""
     process.stderr.close()
 

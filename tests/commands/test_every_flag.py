@@ -94,11 +94,13 @@ def test_help_names_the_flags(command: str, flag: str, capsys: pytest.CaptureFix
     assert [names for names in commands()[command] if names.startswith("-") and names.split(", ")[0] not in out] == []
 
 
-def test_similarity(run: Callable[..., str]) -> None:
+def test_similarity_prints_a_cosine(run: Callable[..., str]) -> None:
     assert -1 < float(run("similarity")) < 1
 
 
-def test_encode(run: Callable[..., str], model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encode_writes_a_vector_for_each_line(
+    run: Callable[..., str], model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = model.encode(LINES)
     assert run("encode") == ""
     assert np.allclose(np.load("out.npy"), expected, atol=3e-7)
@@ -111,13 +113,13 @@ def test_encode(run: Callable[..., str], model: SentenceTransformer, monkeypatch
     assert out.buffer.getvalue().count(b"\n") == 2
 
 
-def test_search(run: Callable[..., str]) -> None:
+def test_search_prints_lines_with_their_numbers(run: Callable[..., str]) -> None:
     rows = [line.split("\t") for line in run("search").splitlines()]
     assert sorted(text for _, _, text in rows) == sorted(LINES[:2])
     assert all(LINES[int(number) - 1] == text for _, number, text in rows)
 
 
-def test_crosscheck(run: Callable[..., str]) -> None:
+def test_crosscheck_prints_and_writes_its_result(run: Callable[..., str]) -> None:
     assert run("crosscheck").startswith("PASS")
     assert json.loads(Path("out.json").read_text("utf-8"))["ok"] is True
     assert 'failures="0"' in Path("out.xml").read_text("utf-8")
@@ -126,18 +128,18 @@ def test_crosscheck(run: Callable[..., str]) -> None:
     assert run("crosscheck, corpus", code=1).startswith("NO-GO  3 texts")
 
 
-def test_crosscheck_plot(run: Callable[..., str]) -> None:
+def test_crosscheck_draws_a_plot(run: Callable[..., str]) -> None:
     pytest.importorskip("matplotlib")
     assert run("crosscheck, plot").startswith("PASS")
     assert "<svg" in Path("out.svg").read_text("utf-8")
 
 
-def test_goldens(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_goldens_prints_the_folder(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(goldens, "write_goldens", lambda folder: folder / "written")  # the real one takes ten seconds
     assert Path(run("goldens").strip()) == Path("bundle/written")
 
 
-def test_evaluate(run: Callable[..., str]) -> None:
+def test_evaluate_prints_scores(run: Callable[..., str]) -> None:
     pytest.importorskip("scipy")
     assert json.loads(run("evaluate", code=1))["encoder"]["dtype"] == "float64"
     assert "cos_sim_pearson" in run("evaluate, table", code=1)
@@ -145,12 +147,12 @@ def test_evaluate(run: Callable[..., str]) -> None:
     assert run("evaluate, port", code=1).splitlines()[1].startswith("STS12")
 
 
-def test_evaluate_list(run: Callable[..., str]) -> None:
+def test_evaluate_lists_the_tasks_that_have_data(run: Callable[..., str]) -> None:
     listed = run("evaluate, list").partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in listed[1:] if line.endswith("yes")] == ["STS12"]
 
 
-def test_fetch_and_info(run: Callable[..., str], weights_folder: Path) -> None:
+def test_fetch_and_info_print_the_folder(run: Callable[..., str], weights_folder: Path) -> None:
     assert run("fetch").strip() == str(weights_folder)
     out = run("info")
     assert "22,565,376" in out and str(weights_folder) in out

@@ -46,7 +46,7 @@ def test_counts_changed_neighbours_and_crossing_pairs() -> None:
         equivalence(first[:, 0], first)
 
 
-def test_crosscheck_command_with_a_corpus(
+def test_crosscheck_command_with_a_corpus_prints_go_or_no_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: SentenceTransformer
 ) -> None:
     lines = [text for text in probe_texts() if "\n" not in text]

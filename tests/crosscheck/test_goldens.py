@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import HANG_SECONDS
 from support.paths import REPOSITORY
 from support.tolerances import assert_close
 
@@ -85,7 +86,7 @@ def test_javascript_of_the_docs_page_reads_the_bundle(bundle: Path, tmp_path: Pa
     script = page.split("```js\n")[1].split("```")[0]
     (tmp_path / "read.mjs").write_text(script)
     run = subprocess.run(
-        ["node", tmp_path / "read.mjs", bundle], check=True, capture_output=True, text=True, timeout=60
+        ["node", tmp_path / "read.mjs", bundle], check=True, capture_output=True, text=True, timeout=HANG_SECONDS
     )
     expected = truth().of("encoder.layer.5.output", [0])[0]
     assert run.stdout.splitlines()[0] == f"40 cases; case 0: {probe_texts()[0]}"
@@ -97,6 +98,6 @@ def test_python_of_the_docs_page_reads_the_bundle(bundle: Path, tmp_path: Path) 
     page = (REPOSITORY / "docs" / "goldens.md").read_text(encoding="utf-8")
     script = page.split("```python\n")[1].split("```")[0]
     output = subprocess.run(
-        [sys.executable, "-c", script, bundle], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script, bundle], check=True, capture_output=True, text=True, timeout=HANG_SECONDS
     ).stdout
     assert output.splitlines()[0] == f"40 cases; case 0: {probe_texts()[0]}"

@@ -60,7 +60,9 @@ def test_evaluates_and_writes_json(weights_folder: Path, tmp_path: Path, capsys:
     assert len(out.splitlines()) == 1 + sum(len(all_tasks()[name].card) for name in TINY_TASKS) + 2
 
 
-def test_encoder_option(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoder_option_evaluates_a_function(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "foreign_encoder.py").write_text(
         "import numpy as np\n"
         "def encode(texts):\n"

@@ -218,14 +218,16 @@ def test_average_precision_needs_labels_0_and_1(tmp_path: Path) -> None:
         ("RedditClustering", None, 0.05, [], "differs"),
     ],
 )
-def test_verdict(name: str, measure: str | None, difference: float, details: list[float], verdict: str) -> None:
+def test_verdict_is_exact_close_with_a_reason_or_differs(
+    name: str, measure: str | None, difference: float, details: list[float], verdict: str
+) -> None:
     task = all_tasks()[name]
     measure = measure or task.main
     result = Result(task, {measure: task.card[measure] + difference}, [{measure: x} for x in details])
     assert re.fullmatch(verdict, result.verdict(measure))
 
 
-def test_verdict_without_experiments_and_json_without_nan() -> None:
+def test_verdict_needs_experiments_and_json_has_no_nan() -> None:
     task = all_tasks()["Banking77Classification"]
     result = Result(task, {"accuracy": 80.05, "f1": float("nan")}, [{"accuracy": 80.05, "f1": float("nan")}])
     assert Result(task, {"accuracy": 80.05}).verdict() == "differs"

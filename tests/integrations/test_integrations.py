@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.commands import HANG_SECONDS
 from support.tolerances import BATCH, assert_close
 
 from minilm_np import SentenceTransformer
@@ -47,7 +48,7 @@ class TestIntegration(EmbeddingsIntegrationTests):
     import sys
 
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--asyncio-mode=auto", str(tmp_path)]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
     assert " passed" in run.stdout and "failed" not in run.stdout
 

@@ -13,7 +13,7 @@ from minilm_np.kernels.simd import WIDTH
 
 
 @pytest.mark.parametrize("vectors", [1, 2, 3])
-def test_attention(vectors: int) -> None:
+def test_attention_matches_float64_and_ignores_other_sentences(vectors: int) -> None:
     lengths, heads, head_size = [1, 7, 8, 9, 2 * WIDTH + 3], 2, vectors * WIDTH
     offsets = np.cumsum([0, *lengths])
     qkv = 2 * normal(int(offsets[-1]), 3 * heads * head_size)
@@ -27,7 +27,7 @@ def test_attention(vectors: int) -> None:
     assert changed.nonzero()[0].tolist() == list(range(offsets[1], offsets[2]))
 
 
-def test_attention_with_scores_hundreds_apart() -> None:
+def test_attention_does_not_overflow_with_scores_hundreds_apart() -> None:
     """Without subtracting the largest score, or with another score subtracted, exp would overflow."""
     head_size, S = WIDTH, 20
     qkv = np.zeros((S, 3 * head_size), np.float32)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import HANG_SECONDS
 from support.kernels import needs_jit
 
 import minilm_np
@@ -40,7 +41,7 @@ except ImportError as error:
 else:
     raise AssertionError
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG_SECONDS)
 
 
 def test_falls_back_to_numpy_if_kernels_do_not_compile(weights_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +77,7 @@ assert model.encode("works").shape == (384,)
 """
     environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
     run = subprocess.run(
-        [sys.executable, "-B", "-c", code], env=environment, capture_output=True, text=True, timeout=200
+        [sys.executable, "-B", "-c", code], env=environment, capture_output=True, text=True, timeout=HANG_SECONDS
     )
     assert run.returncode == 0, run.stderr
     assert not list(tmp_path.rglob("__pycache__"))

@@ -20,6 +20,7 @@ import llvmlite.binding
 import numpy as np
 import numpy.typing as npt
 import pytest
+from support.commands import HANG_SECONDS
 from support.kernels import needs_jit
 
 from minilm_np import SentenceTransformer
@@ -84,5 +85,5 @@ def test_code_for_other_cpus_gives_the_recorded_bits(
 ) -> None:
     environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     command = [sys.executable, "-c", ENCODE, str(weights_folder), str(tmp_path / "vectors.npy")]
-    subprocess.run(command, input=json.dumps(TEXTS), text=True, env=environment, check=True, timeout=600)
+    subprocess.run(command, input=json.dumps(TEXTS), text=True, env=environment, check=True, timeout=HANG_SECONDS)
     assert sha256_of(np.load(tmp_path / "vectors.npy")) == SHA256, MESSAGE

@@ -15,6 +15,7 @@ import pytest
 from fidelity import our_stages
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.commands import HANG_SECONDS
 from support.kernels import needs_jit
 from support.texts import TEXTS
 from support.tolerances import FLOAT32, assert_close
@@ -109,7 +110,7 @@ def test_other_vector_width_gives_the_same_bits(weights_folder: Path, tmp_path: 
     arguments += [str(Path(__file__).with_name(name)) for name in test_files]
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", OTHER_WIDTH, *arguments]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     assert f"width {24 - WIDTH}\n" in run.stdout and " passed" in run.stdout
     expected = SentenceTransformer(weights_folder, backend="numba").encode(texts, truncation="ignore")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.commands import HANG_SECONDS
 from support.kernels import needs_jit, normal
 
 from minilm_np import kernels
@@ -98,7 +99,7 @@ def test_workers_take_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(team_module, "worker_loop", observed)
     x, dense = normal(2000, PANEL), kernels.prepare_dense(normal(8 * PANEL, PANEL), normal(8 * PANEL))
     team = Team(2)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANG_SECONDS
     while not took_pieces.is_set() and time.monotonic() < deadline:  # on a busy machine the worker may come late
         team.start_workers()
         team.linear(x, dense, None)
@@ -124,7 +125,7 @@ def test_workers_end_when_idle_and_start_again() -> None:
         team.start_workers()
         assert len(team._workers) == 1
         assert np.array_equal(team.linear(x, dense, None), kernels.linear(x, dense, None))
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + HANG_SECONDS
         while team._workers and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not team._workers
@@ -177,4 +178,4 @@ data = pickle.dumps(model)
 assert len(data) < 1000
 assert (pickle.loads(data).encode(texts) == expected).all()
 """
-    subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", code], check=True, timeout=100)
+    subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", code], check=True, timeout=HANG_SECONDS)

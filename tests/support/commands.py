@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Seconds after which a process counts as hanging. No test measures time: a process may first have to compile the
+# kernels, which takes half a minute, and minutes on a busy machine.
+HANG_SECONDS = 600.0
+
 
 def run(
     *arguments: str, stdin: bytes | None = None, cwd: Path | None = None, environment: dict[str, str] | None = None
@@ -18,7 +22,7 @@ def run(
         capture_output=True,
         env={**os.environ, **(environment or {})},
         cwd=cwd,
-        timeout=120,
+        timeout=HANG_SECONDS,
     )
 
 

@@ -55,7 +55,7 @@ def test_single_vector_counts_as_one_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)
-def test_similarity_without_rows(name: str) -> None:
+def test_similarity_without_rows_is_empty(name: str) -> None:
     similarity = util.SimilarityFunction.to_similarity_fn(name)
     empty = np.array([])  # as returned by encode([])
     assert similarity(empty, normal(3, 4)).shape == (0, 3)
@@ -104,7 +104,7 @@ def test_cos_sim_of_overflowing_and_tiny_norms() -> None:
     assert np.isnan(actual[2])
 
 
-def test_similarity_functions_by_name() -> None:
+def test_similarity_functions_are_found_by_name() -> None:
     assert util.SimilarityFunction.possible_values() == ["cosine", "dot", "euclidean", "manhattan"]
     assert util.SimilarityFunction("dot") is util.SimilarityFunction["DOT"] is util.SimilarityFunction["DOT_PRODUCT"]
     assert util.SimilarityFunction.to_similarity_fn(util.SimilarityFunction.COSINE) is util.cos_sim
