@@ -26,6 +26,12 @@ def test_every_bf16_value_survives_the_round_trip() -> None:
     assert np.isnan(formats.bf16_to_float32(formats.float32_to_bf16(values[~finite]))).all()
 
 
+def test_bf16_keeps_nan_whatever_its_bits() -> None:
+    """Rounding alone would turn a NaN of small bits into infinity, and one of large bits into zero."""
+    nan = np.array([0x7F800001, 0x7FFFFFFF, 0xFF800001, 0xFFFFFFFF], np.uint32).view(np.float32)
+    assert np.isnan(formats.round_to_bf16(nan)).all()
+
+
 def test_fp16_rounds_to_nearest_with_ties_to_even() -> None:
     eps = formats.EPSILON["fp16"]
     x = np.array([1 + eps / 2, 1 + 3 * eps / 2, 1 + 0.6 * eps, 2**-26], np.float32)
@@ -66,7 +72,14 @@ def test_uint8_covers_the_range_and_represents_zero_exactly() -> None:
     rounded = formats.round_to_uint8(x)
     assert rounded.dtype == np.float32 and rounded[-1] == 0 and np.abs(rounded - x).max() <= 0.5001 * scale
     assert formats.quantize_uint8(x + np.float32(3)).zero_point == 0  # the range always includes 0
+    assert formats.quantize_uint8(x - np.float32(9)).zero_point == 255
     assert (formats.quantize_uint8(x, dither=0.4).codes != codes).any()
+
+
+def test_uint8_does_not_wrap_around_at_the_end_of_the_range() -> None:
+    x = np.array([-1.5, 0, 253.5], np.float32)  # scale 1; 253.5 and the zero point both round up, to 254 + 2
+    codes, scale, zero_point = formats.quantize_uint8(x)
+    assert (codes.tolist(), scale, zero_point) == ([0, 2, 255], 1, 2)
 
 
 def test_all_zero_tensors_stay_zero() -> None:
