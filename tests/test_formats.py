@@ -79,7 +79,7 @@ def test_uint8_covers_the_range_and_represents_zero_exactly() -> None:
 def test_uint8_does_not_wrap_around_at_the_end_of_the_range() -> None:
     x = np.array([-1.5, 0, 253.5], np.float32)  # scale 1; 253.5 and the zero point both round up, to 254 + 2
     codes, scale, zero_point = formats.quantize_uint8(x)
-    assert (codes.tolist(), scale, zero_point) == ([0, 2, 255], 1, 2)
+    assert codes.tolist() == [0, 2, 255] and scale == 1 and zero_point == 2
 
 
 def test_all_zero_tensors_stay_zero() -> None:
