@@ -13,9 +13,11 @@ import sys
 import pytest
 from generate.public_api import commands
 from support.paths import REPOSITORY
+from support.ports import port_with
 from support.tolerances import FLOAT32_BY_KIND, FLOAT64
 
 from minilm_np import SentenceTransformer
+from minilm_np.crosscheck import crosscheck
 
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in REPOSITORY.glob("docs/*.md")}
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -54,6 +56,13 @@ def test_readme_fits_on_a_few_screens() -> None:
 def test_readme_names_every_command() -> None:
     (listed,) = re.findall(r"^Commands: (.*?);", README, re.M)
     assert set(re.findall(r"`(?:minilm-np )?(\w+)`", listed)) == set(commands())
+
+
+@pytest.mark.usefixtures("weights_folder")
+def test_report_of_a_port_with_tanh_gelu_is_shown_as_it_is_printed() -> None:
+    report = str(crosscheck(port_with("gelu-tanh")))
+    for name, page in (("README.md", README), ("docs/crosscheck.md", PAGES["crosscheck.md"])):
+        assert f"\n{report}\n```" in page, f"{name}: expected this report:\n{report}"
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in PAGES)])
