@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot", type=Path, metavar="FILE", help="plot the error of each stage to a .png, .svg or .html file"
     )
     parser.add_argument(
-        "--no-causes", action="store_true", help="do not search for the cause of a difference (saves 15 seconds to a minute)"
+        "--no-causes", action="store_true", help="do not search for the cause of a difference (saves up to a minute)"
     )
     add_endpoint_options(parser)
     parser.add_argument(
