@@ -38,7 +38,7 @@ def load_bert(folder: Path, dtype: str) -> Any:
 
 
 def pytorch_stages(bert: Any, tokens: Tokens) -> dict[str, Array]:
-    """Return every stage of transformers' BertModel for one text, then mean pooling and L2 normalisation."""
+    """Return every stage of transformers' BertModel for one text, then mean pooling and L2 normalization."""
     import torch
 
     seen: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """Compare minilm_np's speed with other ways to run the model on a CPU: `python bench/race.py`.
 
-Every installed runtime takes part, in float32 and on the same texts, with tokenisation included in its time. Each
+Every installed runtime takes part, in float32 and on the same texts, with tokenization included in its time. Each
 result is checked against the float64 reference before anything is timed. Rounds are interleaved and the figures are
 medians over rounds. The texts are the docstrings of Python's standard library, which every machine has.
 """
@@ -110,7 +110,7 @@ def export_onnx(folder: Path) -> Path:
 
 
 def batched(folder: Path, run: Callable[[dict[str, Array]], Array]) -> Encode:
-    """Wrap `run` as sentence-transformers wraps a model: sort by length, pad each batch, masked mean, normalise.
+    """Wrap `run` as sentence-transformers wraps a model: sort by length, pad each batch, masked mean, normalize.
 
     `run` maps the ONNX inputs of a batch, each (B, S), to its hidden states (B, S, H).
     """

@@ -30,7 +30,7 @@ def unit_vectors(n: int, seed: int) -> Array:
 
 
 def clustered(n: int, clusters: int, seed: int) -> Array:
-    """Return unit vectors (n, D): nine tenths lie near a cluster centre (cosine about 0.9), the rest far from all."""
+    """Return unit vectors (n, D): nine tenths lie near a cluster center (cosine about 0.9), the rest far from all."""
     rng = np.random.default_rng(seed)
     vectors = unit_vectors(n, seed + 1)
     near = rng.random(n) > 0.1
@@ -45,7 +45,7 @@ def check_search(actual: util.Results, expected: util.Results) -> None:
 
 
 def check_communities(actual: list[list[int]], expected: list[list[int]]) -> None:
-    """Compare centres and members; the order within a community may differ where cosines are equal to rounding."""
+    """Compare centers and members; the order within a community may differ where cosines are equal to rounding."""
     assert [(c[0], sorted(c)) for c in actual] == [(c[0], sorted(c)) for c in expected]
 
 

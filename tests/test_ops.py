@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 DTYPES = ["float32", "float64"]
 # All sizes differ, so that swapped axes raise an error or change the result.
 T, H, N, INTERMEDIATE = 23, 30, 5, 37
-OFFSETS = np.array([0, 1, 8, 15, 17, 23])  # lengths 1, 7, 7, 2, 6: a single token, and two neighbours of equal length
+OFFSETS = np.array([0, 1, 8, 15, 17, 23])  # lengths 1, 7, 7, 2, 6: a single token, and two neighbors of equal length
 
 
 def rng() -> np.random.Generator:

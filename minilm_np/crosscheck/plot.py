@@ -32,9 +32,9 @@ def plot(report: Report, path: Path) -> None:
     axes.set_yscale("log")
     axes.plot([stage.tolerance for stage in stages], color="0.5", linestyle="--", label="tolerance")
     axes.plot(errors, color="0.2", linewidth=0.8)
-    for ok, colour, label in ((True, "tab:blue", "within tolerance"), (False, "tab:red", "out of tolerance")):
+    for ok, color, label in ((True, "tab:blue", "within tolerance"), (False, "tab:red", "out of tolerance")):
         places = [i for i, stage in enumerate(stages) if stage.ok is ok]
-        axes.plot(places, [errors[i] for i in places], "o", color=colour, markersize=4, label=label)
+        axes.plot(places, [errors[i] for i in places], "o", color=color, markersize=4, label=label)
     axes.set_xticks(range(len(stages)), [stage.stage for stage in stages], rotation=90, fontsize=6)
     axes.set_ylabel("largest absolute error")
     axes.legend()

@@ -102,9 +102,9 @@ def linear(x: Array, dense: Dense, activation: str | None) -> Array:  # (T, inpu
 
 def layer_norm(x: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T, H)
     weight, bias = norm
-    centred = x - _sum(x) / x.shape[-1]
-    variance = _sum(centred * centred) / x.shape[-1]
-    return np.asarray(centred / np.sqrt(variance + eps) * weight + bias)
+    centered = x - _sum(x) / x.shape[-1]
+    variance = _sum(centered * centered) / x.shape[-1]
+    return np.asarray(centered / np.sqrt(variance + eps) * weight + bias)
 
 
 def add_layer_norm(x: Array, residual: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T, H)

@@ -357,13 +357,13 @@ class VariantOps:
         weight, bias = norm.value
         if self.variant.unbiased_variance:
             H = x.shape[-1]
-            centred = x - x.mean(axis=-1, keepdims=True)
-            variance = np.sum(centred * centred, axis=-1, keepdims=True) / (H - 1)
-            return np.asarray(centred / np.sqrt(variance + np.float32(eps)) * weight + bias)
+            centered = x - x.mean(axis=-1, keepdims=True)
+            variance = np.sum(centered * centered, axis=-1, keepdims=True) / (H - 1)
+            return np.asarray(centered / np.sqrt(variance + np.float32(eps)) * weight + bias)
         return ops.layer_norm(x, norm.value, eps)
 
     def _half_steps(self, x: Array) -> Array:
-        """Return random offsets between -1/2 and 1/2, which move roundings to the other neighbour."""
+        """Return random offsets between -1/2 and 1/2, which move roundings to the other neighbor."""
         return self.random.random(x.shape, np.float32) - np.float32(0.5)
 
     def _round(self, x: Array) -> Array:

@@ -78,7 +78,7 @@ class Files:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the location and the text of each line of a UTF-8 file. Gzip is recognised by the first bytes."""
+    """Yield the location and the text of each line of a UTF-8 file. Gzip is recognized by the first bytes."""
     number = 0
     try:
         with path.open("rb") as file:

@@ -94,7 +94,7 @@ class EmbeddingSimilarityEvaluator(Evaluator):
     write_csv
         Whether a call with an output_path writes the .csv file.
     precision
-        If set, embeddings are normalised and quantised to "float32", "int8", "uint8", "binary" or "ubinary". "int8"
+        If set, embeddings are normalized and quantized to "float32", "int8", "uint8", "binary" or "ubinary". "int8"
         and "uint8" take their ranges from both columns together.
     truncate_dim
         Number of dimensions to use; None uses all.

@@ -1,4 +1,4 @@
-"""Similarity, search, paraphrase mining, communities and quantisation of embeddings, in NumPy.
+"""Similarity, search, paraphrase mining, communities and quantization of embeddings, in NumPy.
 
 Names, parameters, defaults and results are those of sentence_transformers.util 6.2. The functions use BLAS and bounded
 memory. They accept arrays, lists and PyTorch tensors, and never import PyTorch. The differences are deliberate:

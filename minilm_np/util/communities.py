@@ -1,4 +1,4 @@
-"""Group embeddings into communities of near neighbours."""
+"""Group embeddings into communities of near neighbors."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def community_detection(
 ) -> list[list[int]]:
     """Return communities of rows (n, d) as lists of ids, the largest community first.
 
-    The neighbours of a row are the rows whose cosine with it is at least threshold, itself included. The rows with most
-    neighbours become centres first, and each takes its neighbours that no earlier community contains. Communities
-    smaller than min_community_size are dropped. A list starts with the centre and continues by descending cosine.
+    The neighbors of a row are the rows whose cosine with it is at least threshold, itself included. The rows with most
+    neighbors become centers first, and each takes its neighbors that no earlier community contains. Communities
+    smaller than min_community_size are dropped. A list starts with the center and continues by descending cosine.
     Raises TypeError or ValueError that names the argument.
 
     Examples
@@ -52,13 +52,13 @@ def community_detection(
     vectors = np.ascontiguousarray(unit_vectors(rows.astype(float_type(rows), copy=False)))
     limit = np.float32(threshold)  # rounded as sentence-transformers rounds it
     with np.errstate(all="ignore"):
-        counts = _count_neighbours(vectors, limit, min(batch_size, 4096), show_progress_bar)
+        counts = _count_neighbors(vectors, limit, min(batch_size, 4096), show_progress_bar)
         order = np.argsort(-counts, kind="stable")
         order = order[counts[order] >= min_community_size]
         return _take_communities(vectors, limit, min_community_size, order)
 
 
-def _count_neighbours(vectors: Array, limit: np.float32, batch_size: int, show_progress_bar: bool) -> Array:
+def _count_neighbors(vectors: Array, limit: np.float32, batch_size: int, show_progress_bar: bool) -> Array:
     """Return for each row the number (n,) of rows whose cosine with it is at least limit.
 
     Each cosine is computed once and counted for both of its rows, which halves the work.
@@ -88,9 +88,9 @@ def _count_neighbours(vectors: Array, limit: np.float32, batch_size: int, show_p
 
 
 def _take_communities(vectors: Array, limit: np.float32, min_size: int, order: Array) -> list[list[int]]:
-    """Return communities whose centres are taken from the ids `order`, first to last.
+    """Return communities whose centers are taken from the ids `order`, first to last.
 
-    A community contains only rows that no earlier one contains. Neighbours are computed again, for centres only:
+    A community contains only rows that no earlier one contains. Neighbors are computed again, for centers only:
     storing those of all rows could take n x n memory.
     """
     used = np.zeros(len(vectors), bool)
@@ -98,21 +98,21 @@ def _take_communities(vectors: Array, limit: np.float32, min_size: int, order: A
     communities = []
     batch_size = 1
     while len(order):
-        centres, order = order[:batch_size], order[batch_size:]
+        centers, order = order[:batch_size], order[batch_size:]
         taken = False
-        for centre, cosines in zip(centres, vectors[centres] @ free_vectors.T, strict=True):
-            if used[centre]:
+        for center, cosines in zip(centers, vectors[centers] @ free_vectors.T, strict=True):
+            if used[center]:
                 continue
             members = free[cosines >= limit]
             members = members[~used[members]]
             if len(members) < min_size:
                 continue
-            falling = np.argsort(-stable_scores(vectors, members, vectors[centre]), kind="stable")
+            falling = np.argsort(-stable_scores(vectors, members, vectors[center]), kind="stable")
             members = members[falling]
-            members = np.concatenate([[centre], members[members != centre]])
+            members = np.concatenate([[center], members[members != center]])
             used[members] = taken = True
             communities.append(members.tolist())
-        if taken:  # the next centres are likely to be used already, so try one at a time
+        if taken:  # the next centers are likely to be used already, so try one at a time
             order, batch_size = order[~used[order]], 1
             unused = ~used[free]
             if 2 * np.count_nonzero(unused) < len(free):

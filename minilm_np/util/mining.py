@@ -82,7 +82,7 @@ def paraphrase_mining_embeddings(
     n = len(rows)
     keys, scores = np.empty(0, np.int64), np.empty(0, np.float64)  # the key of a pair is i * n + j
     for chunk in blocks(n, query_chunk_size):
-        # One more than top_k, because a row may be among its own neighbours.
+        # One more than top_k, because a row may be among its own neighbors.
         nearest = nearest_rows(rows[chunk], rows, query_chunk_size, corpus_chunk_size, top_k + 1, score_function)
         new_keys, new_scores = [keys], [scores]
         for i, (ids, row_scores) in enumerate(nearest, chunk.start):

@@ -1,4 +1,4 @@
-"""Quantise embeddings, and search a quantised corpus.
+"""Quantize embeddings, and search a quantized corpus.
 
 "int8" and "uint8" divide the range of each dimension into 255 steps and store the number of a value's step. "binary"
 and "ubinary" store one bit per dimension, packed into bytes. The signed formats store the unsigned code minus 128.
@@ -68,7 +68,7 @@ def quantize_embeddings(
             return [quantize_embeddings(matrix, precision, ranges) for matrix in matrices]
     array = as_array("embeddings", embeddings)
     if array.dtype in (np.uint8, np.int8):
-        raise TypeError(f"embeddings: expected floats that are not quantised yet, got {array.dtype}")
+        raise TypeError(f"embeddings: expected floats that are not quantized yet, got {array.dtype}")
     if precision == "float32":
         return array.astype(np.float32)
     unsigned, binary = precision.startswith("u"), precision.endswith("binary")
@@ -98,15 +98,15 @@ def semantic_search_quantized(
     rescore: bool = True,
     rescore_multiplier: int = 2,
 ) -> Results:
-    """Return for each query the top_k rows of a quantised corpus, in the format of `semantic_search`.
+    """Return for each query the top_k rows of a quantized corpus, in the format of `semantic_search`.
 
-    Float queries are quantised like the corpus and compared with it: "ubinary" and "binary" by Hamming distance,
+    Float queries are quantized like the corpus and compared with it: "ubinary" and "binary" by Hamming distance,
     "int8", "uint8" and "float32" by dot product. With rescore, the top_k * rescore_multiplier best rows are ranked
-    again by the dot product of the float query with the dequantised row: bits 0 and 1, or the lower bounds of the steps
-    of `ranges`. Without rescore, with quantised queries and with "float32", the score is that of the comparison; a
+    again by the dot product of the float query with the dequantized row: bits 0 and 1, or the lower bounds of the steps
+    of `ranges`. Without rescore, with quantized queries and with "float32", the score is that of the comparison; a
     Hamming distance is the number of different bits, lowest first.
 
-    ranges (2, d) or calibration_embeddings (m, d) must be those that the corpus was quantised with; float queries for
+    ranges (2, d) or calibration_embeddings (m, d) must be those that the corpus was quantized with; float queries for
     an "int8" or "uint8" corpus require one of them.
     Raises TypeError or ValueError that names the argument.
 
@@ -135,14 +135,14 @@ def semantic_search_quantized(
     if is_float and not binary:
         if ranges is None and calibration_embeddings is None:
             raise ValueError(
-                f"ranges: expected those that the {corpus_precision} corpus was quantised with, "
+                f"ranges: expected those that the {corpus_precision} corpus was quantized with, "
                 "or calibration_embeddings, got None"
             )
         ranges = _value_ranges(codes, corpus_precision, ranges, calibration_embeddings)
     elif not is_float and queries.dtype != code_type:
         raise TypeError(f"query_embeddings: expected floats or {code_type} like the corpus, got {queries.dtype}")
     quantized = quantize_embeddings(queries, corpus_precision, ranges) if is_float else queries
-    quantized, codes = as_matrices("quantised query_embeddings", quantized, "corpus_embeddings", codes)
+    quantized, codes = as_matrices("quantized query_embeddings", quantized, "corpus_embeddings", codes)
     rescore = rescore and is_float
     score: ScoreFunction = _negative_hamming if binary else _code_dots
     nearest = nearest_rows(quantized, codes, 100, 500000, top_k * rescore_multiplier if rescore else top_k, score)

@@ -1,4 +1,4 @@
-"""Normalise and truncate embeddings."""
+"""Normalize and truncate embeddings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def normalize_embeddings(embeddings: ArrayLike) -> Array:
 def truncate_embeddings(embeddings: ArrayLike, truncate_dim: int | None) -> Array:
     """Return the first truncate_dim dimensions (..., min(d, truncate_dim)) as a view; None keeps all.
 
-    The result is not normalised again. Raises TypeError or ValueError that names the argument.
+    The result is not normalized again. Raises TypeError or ValueError that names the argument.
 
     Examples
     --------

@@ -134,18 +134,18 @@ def test_classification_averages_ten_logistic_regressions() -> None:
 
 def test_clustering_averages_v_measure_over_sets() -> None:
     """k-means recovers three separate clusters, but not random labels."""
-    centres = np.eye(3, 8)
+    centers = np.eye(3, 8)
 
-    def near_a_centre(texts: Sequence[str]) -> Any:
-        return np.stack([centres[int(text[0])] + 0.01 * unit_vector(text) for text in texts])
+    def near_a_center(texts: Sequence[str]) -> Any:
+        return np.stack([centers[int(text[0])] + 0.01 * unit_vector(text) for text in texts])
 
     clear = [f"{i % 3} {i}" for i in range(60)]
     scores, sets = protocols.clustering(
-        near_a_centre, [(clear, [text[0] for text in clear]), (clear, [i // 20 for i in range(60)])]
+        near_a_center, [(clear, [text[0] for text in clear]), (clear, [i // 20 for i in range(60)])]
     )
     assert sets[0]["v_measure"] == 100 and sets[1]["v_measure"] < 10
     assert scores["v_measure"] == (sets[0]["v_measure"] + sets[1]["v_measure"]) / 2
-    again, _ = protocols.clustering(near_a_centre, [(clear, [i // 20 for i in range(60)])])
+    again, _ = protocols.clustering(near_a_center, [(clear, [i // 20 for i in range(60)])])
     assert again["v_measure"] == sets[1]["v_measure"]
 
 

@@ -164,7 +164,7 @@ def test_rejects_sizes_that_are_not_positive_integers(call: Any, name: str, valu
         (
             lambda: util.quantize_embeddings(CODES, "binary"),
             TypeError,
-            "embeddings: expected floats that are not quantised yet, got uint8",
+            "embeddings: expected floats that are not quantized yet, got uint8",
         ),
         (
             lambda: util.quantize_embeddings(A[0], "int8"),
@@ -202,12 +202,12 @@ def test_rejects_sizes_that_are_not_positive_integers(call: Any, name: str, valu
         (
             lambda: util.semantic_search_quantized(A, np.zeros((2, 3), np.int8), "int8"),
             ValueError,
-            "ranges: expected those that the int8 corpus was quantised with, .*, got None",
+            "ranges: expected those that the int8 corpus was quantized with, .*, got None",
         ),
         (
             lambda: util.semantic_search_quantized(np.zeros((1, 9)), CODES),
             ValueError,
-            "corpus_embeddings: expected 2 dimensions to match quantised query_embeddings, got 1",
+            "corpus_embeddings: expected 2 dimensions to match quantized query_embeddings, got 1",
         ),
     ],
 )

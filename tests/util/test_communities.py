@@ -22,14 +22,14 @@ Array = npt.NDArray[Any]
 
 def communities_by_definition(table: Array, threshold: float, min_size: int) -> list[list[int]]:
     """Return communities by definition, from a table of all cosines."""
-    neighbours = [[j for j in ranking(row, len(row)) if row[j] >= threshold] for row in table]
-    order = sorted(range(len(table)), key=lambda i: -len(neighbours[i]))
+    neighbors = [[j for j in ranking(row, len(row)) if row[j] >= threshold] for row in table]
+    order = sorted(range(len(table)), key=lambda i: -len(neighbors[i]))
     used: set[int] = set()
     result: list[list[int]] = []
-    for centre in order:
-        unused = [j for j in neighbours[centre] if j not in used]
-        if centre not in used and len(neighbours[centre]) >= min_size and len(unused) >= min_size:
-            result.append([centre, *(j for j in unused if j != centre)])
+    for center in order:
+        unused = [j for j in neighbors[center] if j not in used]
+        if center not in used and len(neighbors[center]) >= min_size and len(unused) >= min_size:
+            result.append([center, *(j for j in unused if j != center)])
             used |= set(result[-1])
     return sorted(result, key=len, reverse=True)
 
@@ -53,9 +53,9 @@ def test_communities_match_their_definition(data: st.DataObject) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_communities_of_many_clusters(dtype: Any) -> None:
     """Needs many tiles and rounds; no cosine is close to the threshold."""
-    centres = normal(60, 100, dtype=dtype)
+    centers = normal(60, 100, dtype=dtype)
     label = random_generator().integers(0, 60, 5000)
-    rows = centres[label] + dtype(0.3) * normal(5000, 100, dtype=dtype, seed=1)
+    rows = centers[label] + dtype(0.3) * normal(5000, 100, dtype=dtype, seed=1)
     actual = util.community_detection(rows, 0.6, 40, 700)
     assert sorted(map(sorted, actual)) == [
         np.flatnonzero(label == i).tolist() for i in np.argsort([np.flatnonzero(label == i)[0] for i in range(60)])
@@ -68,7 +68,7 @@ def test_communities_of_many_clusters(dtype: Any) -> None:
 
 
 def test_overlapping_communities_over_many_rounds() -> None:
-    """Points along a circle: each neighbourhood overlaps the next, so many centres are used before their turn."""
+    """Points along a circle: each neighborhood overlaps the next, so many centers are used before their turn."""
     angles = np.arange(2000) * (2 * np.pi / 2000)
     rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # 0.1 rad is 31.8 steps: no cosine is near the threshold
     actual = util.community_detection(rows, math.cos(0.1), 20, 300)
@@ -77,18 +77,18 @@ def test_overlapping_communities_over_many_rounds() -> None:
     assert len({len(c) for c in actual}) > 1
 
 
-def test_row_used_earlier_in_its_batch_does_not_become_a_centre() -> None:
-    """Rejected centres enlarge the batch, so that a row may be used by an earlier centre of its own batch."""
+def test_row_used_earlier_in_its_batch_does_not_become_a_center() -> None:
+    """Rejected centers enlarge the batch, so that a row may be used by an earlier center of its own batch."""
     limit = np.float32(0.5)
     axes = np.eye(8, dtype=np.float32)
-    # rows 0 to 3 are neighbours, and rows 4 to 7
+    # rows 0 to 3 are neighbors, and rows 4 to 7
     vectors = np.stack([axes[0]] * 4 + [axes[1]] * 4)
     assert _take_communities(vectors, limit, 5, np.arange(8)) == []
     vectors = np.stack([axes[0], axes[1], axes[1], axes[1]])
     # batch 1 is row 0, which is rejected; batch 2 is rows 1 and 2, where row 1 takes row 2
     assert _take_communities(vectors, limit, 2, np.arange(4)) == [[1, 2, 3]]
     vectors = np.array([[1, 0, 0], [0, 1, 0], [0, 0.6, 0.8], [0, 0, 1], [0, 0, 1]], np.float32)
-    # row 1 takes row 2, whose neighbours 3 and 4 are still free: row 2 must not become their centre
+    # row 1 takes row 2, whose neighbors 3 and 4 are still free: row 2 must not become their center
     assert _take_communities(vectors, limit, 2, np.arange(5)) == [[1, 2], [3, 4]]
 
 
@@ -110,7 +110,7 @@ def test_communities_of_empty_zero_and_nan_inputs(capsys: pytest.CaptureFixture[
 
 
 def test_community_memory_is_bounded_without_all_pairs() -> None:
-    """Worst case, all rows are neighbours: 3000 x 3000 booleans would take 9 MB, and ids 36 MB."""
+    """Worst case, all rows are neighbors: 3000 x 3000 booleans would take 9 MB, and ids 36 MB."""
     rows = np.ones((3000, 4), np.float32)
     tracemalloc.start()
     assert util.community_detection(rows, batch_size=8) == [list(range(3000))]

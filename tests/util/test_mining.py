@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 def mined_by_definition(table: Array, top_k: int, max_pairs: int) -> list[list[float | int]]:
-    """Return pairs by definition: either row is in the other's top_k, where a row is not its own neighbour."""
+    """Return pairs by definition: either row is in the other's top_k, where a row is not its own neighbor."""
     best: dict[tuple[int, int], float] = {}
     for i, row in enumerate(table):
         for j in [j for j in ranking(row, top_k + 1) if j != i][:top_k]:

@@ -60,7 +60,7 @@ def test_int8_search_by_exact_dot_products_then_rescoring(precision: str, d: int
         assert_within_rounding(np.array([hit["score"] for hit in hits]), row[expected], 1e4 * d, d)
 
 
-def test_rescoring_a_whole_int8_corpus_finds_the_float_neighbours() -> None:
+def test_rescoring_a_whole_int8_corpus_finds_the_float_neighbors() -> None:
     corpus = util.normalize_embeddings(normal(300, 64))
     codes = util.quantize_embeddings(corpus, "int8")
     actual = util.semantic_search_quantized(

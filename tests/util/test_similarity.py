@@ -1,4 +1,4 @@
-"""Similarities against their definitions in float64; normalised and truncated vectors."""
+"""Similarities against their definitions in float64; normalized and truncated vectors."""
 
 from __future__ import annotations
 

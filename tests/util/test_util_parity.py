@@ -229,9 +229,9 @@ def test_mining_of_at_most_two_rows_matches() -> None:
     ],
 )
 def test_communities_match(options: dict[str, Any], dtype: Any) -> None:
-    centres = normal(20, 24, dtype=dtype)
+    centers = normal(20, 24, dtype=dtype)
     label = np.random.default_rng(5).integers(0, 20, 900)
-    rows = centres[label] + dtype(0.45) * normal(900, 24, dtype=dtype, seed=6)
+    rows = centers[label] + dtype(0.45) * normal(900, 24, dtype=dtype, seed=6)
     table = util.cos_sim(rows.astype(np.float64), rows.astype(np.float64))
     if dtype == np.float32:  # rounding would decide pairs on the threshold
         assert np.abs(table - options["threshold"]).min() > 1e-7
@@ -277,7 +277,7 @@ def test_communities_of_empty_single_and_zero_inputs_match() -> None:
     assert theirs.community_detection(rows[0], min_community_size=1) == [[0]]
 
 
-# --- quantisation
+# --- quantization
 
 
 def assert_same_codes(*arguments: Any, **options: Any) -> None:
