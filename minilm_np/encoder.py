@@ -8,11 +8,10 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, pairwise
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,9 @@ from minilm_np.checkpoint import release_pages
 from minilm_np.threads import available_cpus
 from minilm_np.tokenizer import Text, TextInfo, Tokenizer, Tokens
 from minilm_np.weights import DEFAULT_MODEL, load
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Array = npt.NDArray[Any]
 
@@ -89,7 +91,8 @@ class Encoder:
         self.backend = "numba" if kernels else "numpy"
 
     def _read_tokenizer(self, max_seq_length: int) -> None:
-        self.tokenizer = Tokenizer(self.place.folder / "tokenizer.json", max_seq_length, self.config.vocab_size)
+        path, config = self.place.folder / "tokenizer.json", self.config
+        self.tokenizer = Tokenizer(path, max_seq_length, config.vocab_size, config.type_vocab_size)
 
     @property
     def max_seq_length(self) -> int:
@@ -211,7 +214,8 @@ class Encoder:
 
         With the Numba op set, threads take whole chunks from one queue; a single chunk is computed by all threads
         together. The thread pool ends with the call, and the threads that share a chunk are safe across a fork. An
-        exception, Ctrl-C included, drops the chunks that have not begun.
+        exception, Ctrl-C included, drops the chunks that have not begun. Where no thread can be started, this
+        one computes.
         """
         if self.backend == "numpy" or self.threads == 1:
             yield from map(compute, chunks)
@@ -221,11 +225,20 @@ class Encoder:
         if second is None:
             yield self._together(compute, first)
             return
+        chunks = chain((first, second), chunks)
+        try:
+            from concurrent.futures import ThreadPoolExecutor
+        except RuntimeError:  # at its first import, in an atexit handler
+            yield from map(compute, chunks)
+            return
         waiting: deque[Future[int]] = deque()
         with ThreadPoolExecutor(self.threads, "minilm_np") as pool:
             try:
-                for chunk in chain((first, second), chunks):  # tokenizes the next slice while the threads compute
-                    waiting.append(pool.submit(compute, chunk))
+                for chunk in chunks:  # tokenizes the next slice while the threads compute
+                    try:
+                        waiting.append(pool.submit(compute, chunk))
+                    except RuntimeError:  # no thread can be started, or the interpreter is shutting down
+                        yield from map(compute, chain((chunk,), chunks))
                     while waiting and (waiting[0].done() or len(waiting) > CHUNKS_AHEAD_PER_THREAD * self.threads):
                         yield waiting.popleft().result()
                 while waiting:
@@ -302,7 +315,7 @@ class Encoder:
         self, texts: list[Text], first_row: int, infos: list[TextInfo] | None
     ) -> tuple[Tokens, dict[int, int]]:
         try:
-            tokens, cut = self.tokenizer.pack(texts, infos)
+            tokens, cut = self.tokenizer.pack(texts, infos, first_row)
         except TypeError:  # the library does not name the text, so find it
             for row, text in enumerate(texts, first_row):
                 _check_unicode(row, text)
@@ -324,8 +337,8 @@ class Encoder:
 
         Raises
         ------
-        ValueError
-            If an id or a length is outside the model's embedding tables.
+        TypeError, ValueError
+            If the argument is not Tokens, or an id or a length is outside the model's embedding tables.
 
         Examples
         --------
@@ -334,15 +347,9 @@ class Encoder:
         >>> model.token_embeddings(model.tokens(["Hello world!", "Hi"])).shape
         (8, 384)
         """
-        lengths = np.diff(tokens.offsets)
-        for name, values, largest in (  # the kernels check nothing
-            ("token_ids", tokens.token_ids, self.config.vocab_size - 1),
-            ("token_type_ids", tokens.token_type_ids, self.config.type_vocab_size - 1),
-            ("lengths", lengths, self.config.max_position_embeddings),
-        ):
-            for i in np.flatnonzero((values < 0) | (values > largest))[:1]:
-                raise ValueError(f"tokens: {name}[{i}]: expected 0 to {largest}, got {values[i]}")
-        return model.encoder(self._bert, *tokens)
+        if not isinstance(tokens, tuple) or len(tokens) != 3:
+            raise TypeError(f"tokens: expected Tokens, as `tokens` returns them, got {type(tokens).__name__}")
+        return model.encoder(self._bert, *Tokens(*map(np.asarray, tokens)))
 
     def stages(self, sentences: str | Iterable[Text], *, detail: bool = False) -> dict[str, Any]:
         """Return every named intermediate result of the forward pass, computed in one packed batch.

@@ -87,9 +87,29 @@ def prepare(params: Mapping[str, Array], config: BertConfig, ops: Ops) -> Bert:
 # --- the forward pass --------------------------------------------------------------------------
 
 
+def check_tokens(config: BertConfig, token_ids: Array, token_type_ids: Array, offsets: Array) -> None:
+    """Raise ValueError unless every id and position is in its embedding table. The op sets do not check."""
+    for name, values, limit in (
+        ("token_ids", token_ids, config.vocab_size),
+        ("token_type_ids", token_type_ids, config.type_vocab_size),
+        ("lengths", offsets[1:] - offsets[:-1], config.max_position_embeddings + 1),
+    ):
+        if values.ndim != 1 or values.dtype.kind not in "iu":
+            raise ValueError(f"tokens: {name}: expected integers (n,), got {values.dtype} of shape {values.shape}")
+        # As unsigned numbers, negative ones are the largest, so one maximum finds both kinds.
+        if values.astype(np.int64).view(np.uint64).max(initial=0) >= limit:
+            i = int(np.flatnonzero((values < 0) | (values >= limit))[0])
+            raise ValueError(f"tokens: {name}[{i}]: expected 0 to {limit - 1}, got {values[i]}")
+    T = len(token_ids)
+    if len(token_type_ids) != T or [*offsets[:1], *offsets[-1:]] != [0, T]:
+        got = f"{len(token_type_ids)} and {offsets}"
+        raise ValueError(f"tokens: expected {T} token_type_ids, and offsets from 0 to {T}, got {got}")
+
+
 def embeddings(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array) -> Array:  # (T,) -> (T, H)
     """LayerNorm of word + token type + position embeddings; for offsets [0, 2, 5] the positions are 0, 1, 0, 1, 2."""
     config, ops, w = bert
+    check_tokens(config, token_ids, token_type_ids, offsets)
     position_ids = np.arange(len(token_ids)) - np.repeat(offsets[:-1], np.diff(offsets))  # (T,)
     norm = w["embeddings.LayerNorm"]
     return ops.embed(token_ids, token_type_ids, position_ids, w["embeddings"], norm, config.layer_norm_eps)

