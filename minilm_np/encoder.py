@@ -490,6 +490,8 @@ def as_texts(sentences: Any) -> list[Text]:
         raise InputError(f"sentences: {expected}, got {type(sentences).__name__}")
     if getattr(sentences, "ndim", 1) != 1:  # iterating over a table gives rows or column names, not texts
         raise InputError(f"sentences: {expected}, got {type(sentences).__name__} of shape {sentences.shape}")
+    if hasattr(sentences, "to_pylist"):  # a pyarrow array, whose elements are scalars of its own
+        sentences = sentences.to_pylist()
     texts: list[Text] = []
     for row, text in enumerate(sentences):
         if isinstance(text, dict) and list(text) == ["text"] and isinstance(text["text"], str):
@@ -505,7 +507,10 @@ def as_texts(sentences: Any) -> list[Text]:
 
 def _describe(value: Any) -> str:
     shown = repr(value)
-    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
+    described = f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
+    # pandas has three missing values: None, NaN and pandas.NA.
+    is_missing = value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
+    return f"a missing value ({described})" if is_missing else described
 
 
 def _check_unicode(row: int, text: Text) -> None:

@@ -103,13 +103,13 @@ def test_pair_differs_from_joined_text(model: SentenceTransformer) -> None:
         ({"a", "b"}, "sentences: expected .*, got set"),
         (np.array("a"), r"sentences: expected .*, got ndarray of shape \(\)"),
         (np.array([["a", "b"]]), r"sentences: expected .*, got ndarray of shape \(1, 2\)"),
-        (["a", None], r"sentences\[1\]: expected .*, got NoneType None"),
+        (["a", None], r"sentences\[1\]: expected .*, got a missing value \(NoneType None\)"),
         (["a", b"b"], r"sentences\[1\]: expected .*, got bytes"),
         (["a", "b", 3.5], r"sentences\[2\]: expected .*, got float 3\.5"),
         ([["a"]], r"sentences\[0\]: expected .*, got list"),
         ([("a", "b", "c")], r"sentences\[0\]: expected .*, got tuple"),
         ([("a", None)], r"sentences\[0\]: expected .*, got tuple"),
-        (["ok"] * 1500 + [float("nan")], r"sentences\[1500\]: expected .*, got float nan"),
+        (["ok"] * 1500 + [float("nan")], r"sentences\[1500\]: expected .*, got a missing value \(float nan\)"),
     ],
 )
 def test_rejects_inputs_that_are_not_texts_and_names_the_row(
@@ -117,6 +117,30 @@ def test_rejects_inputs_that_are_not_texts_and_names_the_row(
 ) -> None:
     with pytest.raises(TypeError, match=message):
         model.encode(sentences)
+
+
+def column(library: str, values: list[str | None]) -> Any:
+    """Return a column of texts, as a library for data frames holds it."""
+    if library == "pandas":
+        return pytest.importorskip("pandas").Series(values, dtype="string")
+    if library == "polars":
+        return pytest.importorskip("polars").Series(values)
+    pyarrow = pytest.importorskip("pyarrow")
+    if library == "pyarrow chunks":
+        return pyarrow.chunked_array([values[:1], values[1:]])
+    array = pyarrow.array(values)
+    return array.dictionary_encode() if library == "pyarrow dictionary" else array
+
+
+LIBRARIES = ["pandas", "polars", "pyarrow", "pyarrow chunks", "pyarrow dictionary"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_encodes_a_column_of_texts_and_names_a_missing_one(model: SentenceTransformer, library: str) -> None:
+    expected = model.encode(["a", "b", "a"])
+    assert np.array_equal(model.encode(column(library, ["a", "b", "a"])), expected)
+    with pytest.raises(TypeError, match=r"sentences\[1\]: expected a str .*, got a missing value"):
+        model.encode(column(library, ["a", None, "b"]))
 
 
 @pytest.mark.parametrize("op_set", ["model", "numba_model"])

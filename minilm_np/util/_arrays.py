@@ -23,24 +23,33 @@ def as_array(name: str, value: ArrayLike) -> Array:
     Raises TypeError or ValueError that names the argument.
     """
     array: Array
-    if isinstance(value, list | tuple):
-        leaf: Any = value
-        while isinstance(leaf, list | tuple) and leaf:
-            leaf = leaf[0]
-        try:
-            array = np.asarray([_from_tensor(item) for item in value])
-        except ValueError:
-            raise ValueError(f"{name}: expected rows of equal length, got rows of different lengths") from None
-        if array.dtype.kind in "biuf" and not hasattr(leaf, "dtype"):
-            array = array.astype(np.float32)
-    else:
+    if not isinstance(value, list | tuple):
         array = np.asarray(_from_tensor(value))
+        if array.dtype == object and array.ndim == 1:  # a data frame's column of vectors
+            value = list(array)
+    if isinstance(value, list | tuple):
+        array = _stack(name, value)
     if array.dtype.kind not in "biuf":
         kind = type(value).__name__ if array.ndim == 0 else f"{type(value).__name__} of {array.dtype}"
         raise TypeError(f"{name}: expected an array of real numbers, got {kind}")
     if array.ndim == 0:
         raise ValueError(f"{name}: expected an array of at least one dimension, got a single number")
     return array
+
+
+def _stack(name: str, values: list[Any] | tuple[Any, ...]) -> Array:
+    """Return numbers, or vectors that are arrays, lists or tensors, as one array."""
+    for i, item in enumerate(values):
+        if item is None or type(item).__name__ == "NAType":
+            raise TypeError(f"{name}[{i}]: expected an array of real numbers, got a missing value ({item})")
+    leaf: Any = values
+    while isinstance(leaf, list | tuple) and leaf:
+        leaf = leaf[0]
+    try:
+        array = np.asarray([_from_tensor(item) for item in values])
+    except ValueError:
+        raise ValueError(f"{name}: expected rows of equal length, got rows of different lengths") from None
+    return array.astype(np.float32) if array.dtype.kind in "biuf" and not hasattr(leaf, "dtype") else array
 
 
 def _from_tensor(value: Any) -> Any:
@@ -119,6 +128,37 @@ def block_rows(array: Array) -> int:
 def vector_norms(array: Array) -> Array:
     """Return the Euclidean norms (...) of vectors (..., d), at least MIN_NORM each."""
     return np.asarray(np.maximum(np.sqrt(np.einsum("...d,...d->...", array, array)), array.dtype.type(MIN_NORM)))
+
+
+def cosine_rounding(d: int, dtype: npt.DTypeLike) -> float:
+    """Return how far a computed cosine of vectors (d,) can be off: d/2 eps for each of its sums, and a few eps more."""
+    return (2 * d + 4) * float(np.finfo(dtype).eps)
+
+
+def settle_cosines(products: Array, a: Array, b: Array, b_norms: Array) -> None:
+    """Divide products (n, m) of unit vectors a (n, d) and vectors b (m, d) by the norms of b, in place.
+
+    Rounding leaves the cosine of equal vectors at 1.0000011 or 0.9999995, for example. So it is set to 1, and no cosine
+    is left outside [-1, 1].
+    """
+    limit = 1 - cosine_rounding(a.shape[-1], products.dtype)
+    groups: Array | None = None
+    for rows in blocks(len(products), max(1, (1 << 16) // max(1, len(b)))):  # they stay in the L2 cache
+        cosines = products[rows]
+        cosines /= b_norms
+        if not cosines.min(initial=1) >= -1:  # also if one is NaN
+            np.clip(cosines, -1, 1, out=cosines)
+        if cosines.max(initial=-1) < limit:
+            continue
+        i, j = divmod(np.flatnonzero(cosines >= limit), len(b))
+        if len(i) <= 1024:
+            equal = (a[rows][i] == b[j] / b_norms[j, None]).all(axis=-1)
+        else:  # of many equal vectors, number the distinct ones, once, instead of comparing every pair
+            if groups is None:
+                vectors = np.concatenate([a, b / b_norms[:, None]]) + 0.0  # + 0.0 makes -0.0 equal to 0.0
+                groups = np.unique(vectors, axis=0, return_inverse=True)[1].reshape(-1)
+            equal = groups[: -len(b)][rows][i] == groups[-len(b) :][j]
+        cosines[i, j] = np.where(equal, 1, np.minimum(cosines[i, j], 1))
 
 
 def unit_vectors(array: Array) -> Array:

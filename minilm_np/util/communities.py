@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from numbers import Real
 
@@ -15,7 +15,9 @@ from minilm_np.util._arrays import (
     as_rows,
     blocks,
     check_positive,
+    cosine_rounding,
     float_type,
+    settle_cosines,
     unit_vectors,
 )
 from minilm_np.util.search import stable_scores
@@ -58,12 +60,20 @@ def community_detection(
         return _take_communities(vectors, limit, min_community_size, order)
 
 
+def _settle(vectors: Array, limit: np.float32) -> Callable[[Array, Array, Array], None]:
+    """Return a function that sets the cosines of equal vectors to 1 if rounding could leave them below the limit."""
+    if float(limit) <= 1 - cosine_rounding(vectors.shape[1], vectors.dtype):
+        return lambda cosines, a, b: None
+    return lambda cosines, a, b: settle_cosines(cosines, a, b, np.ones(len(b), cosines.dtype))
+
+
 def _count_neighbors(vectors: Array, limit: np.float32, batch_size: int, show_progress_bar: bool) -> Array:
     """Return for each row the number (n,) of rows whose cosine with it is at least limit.
 
     Each cosine is computed once and counted for both of its rows, which halves the work.
     """
     n, width_limit = len(vectors), 4096
+    settle = _settle(vectors, limit)
     counts = np.zeros(n, np.int64)
     # All tiles share one buffer: fresh memory costs a page fault every 4 KiB.
     cosines, near = (
@@ -79,6 +89,7 @@ def _count_neighbors(vectors: Array, limit: np.float32, batch_size: int, show_pr
             height, width = rows.stop - rows.start, columns.stop - columns.start
             tile = cosines[: height * width].reshape(height, width)
             np.matmul(vectors[rows], vectors[columns].T, out=tile)
+            settle(tile, vectors[rows], vectors[columns])
             hits = np.flatnonzero(np.greater_equal(tile, limit, out=near[: tile.size].reshape(tile.shape)))
             ends = np.searchsorted(hits, width * np.arange(1, height + 1))
             counts[rows] += np.diff(ends, prepend=0)
@@ -94,13 +105,16 @@ def _take_communities(vectors: Array, limit: np.float32, min_size: int, order: A
     storing those of all rows could take n x n memory.
     """
     used = np.zeros(len(vectors), bool)
+    settle = _settle(vectors, limit)
     free, free_vectors = np.arange(len(vectors)), vectors  # all unused rows, and some that were used lately
     communities = []
     batch_size = 1
     while len(order):
         centers, order = order[:batch_size], order[batch_size:]
         taken = False
-        for center, cosines in zip(centers, vectors[centers] @ free_vectors.T, strict=True):
+        all_cosines = vectors[centers] @ free_vectors.T
+        settle(all_cosines, vectors[centers], free_vectors)
+        for center, cosines in zip(centers, all_cosines, strict=True):
             if used[center]:
                 continue
             members = free[cosines >= limit]

@@ -23,6 +23,7 @@ from minilm_np.util._arrays import (
     block_rows,
     blocks,
     check_positive,
+    cosine_rounding,
     float_type,
     unit_vectors,
     vector_norms,
@@ -140,14 +141,23 @@ def _kth_highest(scores: Array, k: int) -> Any:
 
 
 def stable_scores(rows: Array, ids: Array, query: Array, cosine: bool = False) -> Array:
-    """Return the dot products or cosines (k,) of query and rows[ids], summed in the same order for every row."""
+    """Return the dot products or cosines (k,) of query and rows[ids], summed in the same order for every row.
+
+    For cosines, `query` is a unit vector.
+    """
     scores = np.empty(len(ids), query.dtype)
+    limit = 1 - cosine_rounding(len(query), query.dtype)
     with np.errstate(all="ignore"):
         for block in blocks(len(ids), block_rows(rows)):
             values = np.ascontiguousarray(rows[ids[block]], query.dtype)
             scores[block] = np.einsum("nd,d->n", values, query)
             if cosine:
-                scores[block] /= vector_norms(values)
+                norms = vector_norms(values)
+                scores[block] /= norms
+                near = np.flatnonzero(~(abs(scores[block]) < limit))  # few, so faster here than in settle_cosines
+                if len(near):
+                    equal = (values[near] / norms[near, None] == query).all(axis=1)
+                    scores[block][near] = np.where(equal, 1, np.clip(scores[block][near], -1, 1))
     return scores
 
 

@@ -15,7 +15,9 @@ from minilm_np.util._arrays import (
     as_pairs,
     block_rows,
     blocks,
+    cosine_rounding,
     float_type,
+    settle_cosines,
     unit_vectors,
     vector_norms,
 )
@@ -24,7 +26,7 @@ from minilm_np.util._arrays import (
 def cos_sim(a: ArrayLike, b: ArrayLike) -> Array:
     """Return the cosine similarities (n, m) of all rows of a (n, d) and b (m, d).
 
-    A vector (d,) counts as one row. The cosine with a zero vector is 0.
+    A vector (d,) counts as one row. The cosine of equal rows is exactly 1, and with a zero vector it is 0.
     Raises TypeError or ValueError that names a or b, as do all functions of this module.
 
     Examples
@@ -130,7 +132,11 @@ def pairwise_cos_sim(a: ArrayLike, b: ArrayLike) -> Array:
     array([0.6, 1. ], dtype=float32)
     """
     a, b = as_pairs("a", a, "b", b)
-    return pairwise_dot_score(unit_vectors(a), unit_vectors(b))
+    a, b = unit_vectors(a), unit_vectors(b)
+    cosines = pairwise_dot_score(a, b)
+    with np.errstate(all="ignore"):
+        equal = (a == b).all(-1) & (cosines >= 1 - cosine_rounding(a.shape[-1], cosines.dtype))
+        return np.where(equal, cosines.dtype.type(1), np.clip(cosines, -1, 1))
 
 
 def pairwise_dot_score(a: ArrayLike, b: ArrayLike) -> Array:
@@ -249,7 +255,7 @@ class SimilarityFunction(Enum):
 
 
 def dot_products(a: Array, b: Array, b_norms: Array | None = None) -> Array:
-    """Return the dot products (n, m) of the rows of a and b, divided by b_norms (m,) if given.
+    """Return the dot products (n, m) of the rows of a and b; if b_norms (m,) is given, the cosines, for unit vectors a.
 
     Norms that are 0 have not been computed yet; they are filled in here, one block of b at a time.
     """
@@ -263,5 +269,5 @@ def dot_products(a: Array, b: Array, b_norms: Array | None = None) -> Array:
                 if b_norms is not None:
                     if not b_norms[j.start]:
                         b_norms[j] = vector_norms(y)
-                    out[i, j] /= b_norms[j]
+                    settle_cosines(out[i, j], x, y, b_norms[j])
     return out
