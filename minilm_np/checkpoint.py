@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,30 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np.formats import bf16_to_float32
+from minilm_np.layout import Layout, check_is_not_lfs_pointer, find_layout, shards
+from minilm_np.layout import WeightsError as WeightsError
+from minilm_np.layout import read_json as read_json
 from minilm_np.model import Array, BertConfig
-
-
-class WeightsError(ValueError):
-    """Raised when a checkpoint file is damaged or not supported; the message names the file and the key."""
-
+from minilm_np.wordpiece import read_vocabulary_settings
 
 # --- hyperparameters ---------------------------------------------------------------------------
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises
-    ------
-    WeightsError
-        If the file is missing or not valid JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not valid JSON: {error}") from None
 
 
 # Keys of config.json for which only some values are supported. The first value is the default.
@@ -51,8 +35,8 @@ ACCEPTED_CONFIG = {
     "add_cross_attention": (False,),
     "embedding_size": (None,),  # ELECTRA-like factorised embeddings
 }
-ACCEPTED_SENTENCE_CONFIG = {  # the same for sentence_bert_config.json
-    "do_lower_case": (False,),
+ACCEPTED_SENTENCE_CONFIG: dict[str, tuple[Any, ...]] = {  # the same for sentence_bert_config.json
+    "do_lower_case": (False, True),
     "transformer_task": ("feature-extraction",),
     "module_output_name": ("token_embeddings",),
     "tokenizer_args": ({}, None),  # these three can change the length or the special tokens
@@ -73,7 +57,8 @@ def read_config(folder: Path) -> BertConfig:
     """Return the hyperparameters of a checkpoint.
 
     They are read from config.json, modules.json, 1_Pooling/config.json and sentence_bert_config.json. If the last one
-    has no max_seq_length, the maximum length is read from tokenizer_config.json.
+    has no max_seq_length, the maximum length is read from tokenizer_config.json. `layout.find_layout` says where these
+    files are, and what holds without some of them.
 
     Parameters
     ----------
@@ -85,7 +70,8 @@ def read_config(folder: Path) -> BertConfig:
     WeightsError
         If a file is missing or has a setting that this package does not support; the message names file and key.
     """
-    path = folder / "config.json"
+    layout = find_layout(folder)
+    path = layout.transformer / "config.json"
     config = _object(read_json(path), path)
     _check_accepted(config, ACCEPTED_CONFIG, path)
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -100,17 +86,21 @@ def read_config(folder: Path) -> BertConfig:
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not (0 <= eps < 1):
         raise WeightsError(f"{path}: layer_norm_eps: expected a number in [0, 1), got {eps!r}")
 
-    path = folder / "modules.json"
-    modules = read_json(path)
-    if not (isinstance(modules, list) and all(isinstance(m, dict) and isinstance(m.get("type"), str) for m in modules)):
-        raise WeightsError(f"{path}: expected a list of objects with a type")
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise WeightsError(f"{path}: expected modules Transformer, Pooling[, Normalize], got {', '.join(kinds)}")
+    mode, length = _read_pooling_mode(layout.pooling), _read_max_seq_length(layout, values["max_position_embeddings"])
+    _check_tokenizer_settings(layout)
+    return BertConfig(
+        **values,
+        layer_norm_eps=float(eps),
+        hidden_act=config.get("hidden_act", "gelu"),
+        pooling_mode=mode,
+        normalize=layout.normalize,
+        max_seq_length=length,
+    )
 
-    _check_one_of(path, "path of Transformer", modules[0].get("path", ""), ("",))
-    _check_one_of(path, "path of Pooling", modules[1].get("path"), ("1_Pooling",))
-    path = folder / "1_Pooling" / "config.json"
+
+def _read_pooling_mode(path: Path | None) -> str:
+    if path is None:
+        return "mean"
     pooling = _object(read_json(path), path)
     flags = {key: value for key, value in pooling.items() if key.startswith("pooling_mode_")} or {
         "pooling_mode_mean_tokens": True  # sentence-transformers' default
@@ -120,38 +110,59 @@ def read_config(folder: Path) -> BertConfig:
     if isinstance(mode, list) and len(mode) == 1:
         mode = mode[0]
     _check_one_of(path, "pooling_mode", mode, tuple(POOLING_MODES.values()))
+    return str(mode)
 
-    path = folder / "sentence_bert_config.json"
-    sentence = _object(read_json(path), path)
-    _check_accepted(sentence, ACCEPTED_SENTENCE_CONFIG, path)
-    positions = values["max_position_embeddings"]
-    length, key = sentence.get("max_seq_length"), "max_seq_length"
-    if length is None:  # sentence-transformers 6 saves it with the tokenizer
-        path, key = folder / "tokenizer_config.json", "model_max_length"
+
+def _read_max_seq_length(layout: Layout, positions: int) -> int:
+    path, key, length = layout.sentence_config, "max_seq_length", None
+    if path:
+        sentence = _object(read_json(path), path)
+        if sentence.get("do_lower_case") is True and not _lowercases(layout):
+            expected = "expected false, or a tokenizer.json whose normalizer lowercases"
+            raise WeightsError(f"{path}: do_lower_case: {expected}, got true")
+        _check_accepted(sentence, ACCEPTED_SENTENCE_CONFIG, path)
+        length = sentence.get(key)
+    if path is None or length is None:  # sentence-transformers 6, and transformers, save it with the tokenizer
+        path, key = layout.transformer / "tokenizer_config.json", "model_max_length"
         length = _object(read_json(path), path).get(key) if path.is_file() else None
         length = positions if length is None else min(length, positions) if _is_integer(length) else length
     if not _is_integer(length) or not 3 <= length <= positions:
         raise WeightsError(f"{path}: {key}: expected 3 to {positions} (max_position_embeddings), got {length!r}")
-    path = folder / "tokenizer_config.json"
-    if path.is_file():
-        settings = _object(read_json(path), path)
-        _check_accepted(settings, {"truncation_side": ("right",)}, path)
-        _check_normalizer(settings, path)
-    return BertConfig(
-        **values,
-        layer_norm_eps=float(eps),
-        hidden_act=config.get("hidden_act", "gelu"),
-        pooling_mode=mode,
-        normalize=kinds[-1] == "Normalize",
-        max_seq_length=length,
+    return length
+
+
+def _normalizer(layout: Layout) -> dict[str, Any]:
+    """Return the normalizer of tokenizer.json, or an empty dict if it has none or if there is only a vocab.txt."""
+    path = layout.transformer / "tokenizer.json"
+    normalizer = _object(read_json(path), path).get("normalizer") if path.is_file() else None
+    return normalizer if isinstance(normalizer, dict) else {}
+
+
+def _lowercases(layout: Layout) -> bool:
+    """Return whether the tokenizer lowercases texts, so that do_lower_case, which does it before, changes nothing."""
+    vocabulary = layout.transformer / "vocab.txt"
+    if vocabulary.is_file() and not (layout.transformer / "tokenizer.json").is_file():
+        return read_vocabulary_settings(vocabulary).lowercase
+    normalizer = _normalizer(layout)
+    parts = normalizer.get("normalizers") if normalizer.get("type") == "Sequence" else [normalizer]
+    return any(
+        isinstance(part, dict)
+        and (
+            part.get("type") == "Lowercase" or (part.get("type") == "BertNormalizer" and part.get("lowercase") is True)
+        )
+        for part in (parts if isinstance(parts, list) else [])
     )
 
 
-def _check_normalizer(settings: Mapping[str, Any], path: Path) -> None:
+def _check_tokenizer_settings(layout: Layout) -> None:
     """Check that tokenizer_config.json agrees with tokenizer.json, which it overrides in transformers but not here."""
-    tokenizer = path.with_name("tokenizer.json")
-    normalizer = _object(read_json(tokenizer), tokenizer).get("normalizer") if tokenizer.is_file() else None
-    if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+    path = layout.transformer / "tokenizer_config.json"
+    if not path.is_file():
+        return
+    settings = _object(read_json(path), path)
+    _check_accepted(settings, {"truncation_side": ("right",)}, path)
+    normalizer = _normalizer(layout)
+    if normalizer.get("type") == "BertNormalizer":
         for key, option in (
             ("do_lower_case", "lowercase"),
             ("strip_accents", "strip_accents"),
@@ -263,6 +274,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     except WeightsError:
         raise
     except (SafetensorError, ValueError, TypeError) as error:
+        check_is_not_lfs_pointer(path)
         raise WeightsError(f"{path}: not a valid safetensors file: {' '.join(str(error).split())}") from None
     return tensors
 
@@ -283,7 +295,8 @@ def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float3
     Parameters
     ----------
     path
-        A safetensors file with parameters in float32, float16, bfloat16 or float64.
+        A safetensors file with parameters in float32, float16, bfloat16 or float64, or a model.safetensors.index.json,
+        which names several such files.
     config
         The hyperparameters, which determine the keys and shapes.
     dtype
@@ -295,7 +308,8 @@ def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float3
         If a parameter is missing, has another shape or is not a float, or if the file has a parameter that would
         change the architecture; the message names file and key.
     """
-    tensors = read_safetensors(path)
+    tensors = _read_shards(path) if path.suffix == ".json" else read_safetensors(path)
+    tensors = {_OLD_NAMES.sub(lambda match: _NEW_NAMES[match[0]], key): tensor for key, tensor in tensors.items()}
     if "bert.embeddings.word_embeddings.weight" in tensors:
         tensors = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
     if config.num_hidden_layers > len(tensors):  # checked first, because 10**12 layers would have too many names
@@ -319,6 +333,22 @@ def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float3
         params[key] = np.require(data, dtype, "A")  # copies only to convert, or to align
         params[key].flags.writeable = False
     return params
+
+
+# Checkpoints that were converted from TensorFlow have these names, which transformers changes, too.
+_NEW_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+_OLD_NAMES = re.compile(r"LayerNorm\.(gamma|beta)$")
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in shards(index):
+        shard = read_safetensors(path)
+        twice = sorted(tensors.keys() & shard.keys())
+        if twice:
+            raise WeightsError(f"{path}: {twice[0]}: also in another file of {index.name}")
+        tensors |= shard
+    return tensors
 
 
 def release_pages(params: Mapping[str, Array]) -> None:

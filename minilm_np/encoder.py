@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from minilm_np import model, ops
 from minilm_np.checkpoint import release_pages
+from minilm_np.layout import find_layout
 from minilm_np.threads import available_cpus
 from minilm_np.tokenizer import Text, TextInfo, Tokenizer, Tokens
 from minilm_np.weights import DEFAULT_MODEL, load
@@ -91,7 +92,7 @@ class Encoder:
         self.backend = "numba" if kernels else "numpy"
 
     def _read_tokenizer(self, max_seq_length: int) -> None:
-        path, config = self.place.folder / "tokenizer.json", self.config
+        path, config = find_layout(self.place.folder).tokenizer, self.config
         self.tokenizer = Tokenizer(path, max_seq_length, config.vocab_size, config.type_vocab_size)
 
     @property

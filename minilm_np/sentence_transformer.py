@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np import ops
-from minilm_np.checkpoint import read_json
 from minilm_np.encoder import Encoder, as_texts, stacklevel
+from minilm_np.layout import files_to_save, find_layout, read_json
 from minilm_np.long_texts import is_long
 from minilm_np.tokenizer import Text
 from minilm_np.tokenizer import TextInfo as TextInfo
-from minilm_np.weights import DEFAULT_MODEL, SHA256
+from minilm_np.weights import DEFAULT_MODEL
 
 Array = npt.NDArray[Any]
 logger = logging.getLogger(__name__)
@@ -629,7 +629,13 @@ class SentenceTransformer(Encoder):
         folder.mkdir(parents=True, exist_ok=True)
         if folder.resolve() == own.resolve():
             raise ValueError(f"path: expected a folder that this model was not loaded from, got {str(path)!r}")
-        sentence_bert = {**read_json(own / "sentence_bert_config.json"), "max_seq_length": self.max_seq_length}
+        files = files_to_save(own, self.config.hidden_size)
+        sentence_config = find_layout(own).sentence_config
+        sentence_bert = {
+            **(read_json(sentence_config) if sentence_config else {}),
+            "max_seq_length": self.max_seq_length,
+        }
+        files["sentence_bert_config.json"] = json.dumps(sentence_bert, indent=2) + "\n"
         options = {
             **_read_saved_config(own),
             "prompts": self.prompts,
@@ -637,14 +643,14 @@ class SentenceTransformer(Encoder):
             "similarity_fn_name": self.similarity_fn_name,
             "truncate_dim": self.truncate_dim,
         }
-        written = {"sentence_bert_config.json": sentence_bert, "config_sentence_transformers.json": options}
+        files["config_sentence_transformers.json"] = json.dumps(options, indent=2) + "\n"
         with tempfile.TemporaryDirectory(prefix=".save-", dir=folder) as name:
-            for file in [*SHA256, "config_sentence_transformers.json"]:
+            for file, source in files.items():
                 part = Path(name) / Path(file).name
-                if file in written:
-                    part.write_text(json.dumps(written[file], indent=2) + "\n", encoding="utf-8")
+                if isinstance(source, str):
+                    part.write_text(source, encoding="utf-8")
                 else:
-                    shutil.copyfile(own / file, part)
+                    shutil.copyfile(source, part)
                 (folder / file).parent.mkdir(exist_ok=True)
                 os.replace(part, folder / file)
 

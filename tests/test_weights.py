@@ -103,10 +103,14 @@ def test_hugging_face_cache_follows_its_variables(home: Path, monkeypatch: pytes
 def test_rejects_a_named_folder_that_lacks_a_file(home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     put(home / "cache" / "minilm_np" / "all-MiniLM-L6-v2")  # must not be used instead
     incomplete = put(home / "incomplete", without="tokenizer.json")
-    for folder, problem in ((incomplete, "it lacks tokenizer.json"), (home / "nothing", "no such folder")):
+    lacks = f"got {incomplete}: it lacks tokenizer.json"
+    if how == "argument":  # any checkpoint
+        lacks = f"{incomplete / 'tokenizer.json'}: no such file, and no vocab.txt"
+    missing = home / "nothing"
+    for folder, problem in ((incomplete, lacks), (missing, f"got {missing}: no such folder")):
         if how == "environment":
             monkeypatch.setenv("MINILM_NP_WEIGHTS", str(folder))
-        with pytest.raises(WeightsNotFoundError, match=re.escape(f"got {folder}: {problem}")):
+        with pytest.raises(WeightsNotFoundError, match=re.escape(problem)):
             weights.find(folder if how == "argument" else weights.DEFAULT_MODEL)
 
 

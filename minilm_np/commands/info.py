@@ -21,14 +21,16 @@ def run(arguments: argparse.Namespace) -> None:
 
     from minilm_np import __version__, weights
     from minilm_np.checkpoint import parameter_shapes
+    from minilm_np.layout import checkpoint_files
 
     model = load_model(arguments.model, MAX_TEXTS_FOR_NUMPY + 1)
     place = model.place
     print(f"minilm_np   {__version__}, Python {sys.version.split()[0]}, NumPy {np.__version__}")
     print(f"weights     {place.folder} ({place.what})")
-    for file, expected in weights.SHA256.items():
-        actual = weights.sha256_of(place.folder / file)
-        print(f"  {actual}  {file}{'' if actual == expected else f'  (differs from {weights.DEFAULT_MODEL})'}")
+    for path in checkpoint_files(place.folder):
+        file, actual = path.relative_to(place.folder).as_posix(), weights.sha256_of(path)
+        same = actual == weights.SHA256.get(file)
+        print(f"  {actual}  {file}{'' if same else f'  (differs from {weights.DEFAULT_MODEL})'}")
     count = sum(int(np.prod(shape)) for shape in parameter_shapes(model.config).values())
     print(f"parameters  {count:,}")
     print("config      " + ", ".join(f"{key} {value}" for key, value in asdict(model.config).items()))

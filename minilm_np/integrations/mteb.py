@@ -11,6 +11,7 @@ import torch
 from mteb.models import ModelMeta
 
 from minilm_np.evaluate.cache import fingerprint
+from minilm_np.layout import find_layout
 from minilm_np.sentence_transformer import SentenceTransformer
 from minilm_np.weights import DEFAULT_MODEL, SHA256, sha256_of
 
@@ -83,6 +84,6 @@ class MiniLMEncoder:
         The revision is a fingerprint of the model, so results of another model, op set or dtype are never reused.
         """
         folder = self.model.place.folder
-        default = sha256_of(folder / "model.safetensors") == SHA256["model.safetensors"]
+        default = sha256_of(find_layout(folder).weights) == SHA256["model.safetensors"]
         name = "all-MiniLM-L6-v2" if default else folder.name
         return ModelMeta.create_empty({"name": f"minilm_np/{name}", "revision": fingerprint(self.model)})
