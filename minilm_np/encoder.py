@@ -61,6 +61,7 @@ class Encoder:
         local_files_only: bool = False,
         cache_folder: str | os.PathLike[str] | None = None,
         revision: str | None = None,
+        token: bool | str | None = None,
     ):
         if backend not in ("auto", "numba", "numpy"):
             raise ValueError(f"backend: expected 'auto', 'numba' or 'numpy', got {backend!r}")
@@ -76,6 +77,7 @@ class Encoder:
             local_files_only=local_files_only,
             cache_folder=cache_folder,
             revision=revision,
+            token=token,
         )
         self.weights: Mapping[str, Array] = MappingProxyType(params)
         self._read_tokenizer(self.config.max_seq_length)

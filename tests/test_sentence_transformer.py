@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import sys
 import warnings
@@ -10,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.tiny import write_tiny
 from support.tolerances import BATCH, FLOAT32, assert_close
 
-from minilm_np import SentenceTransformer, TextInfo, TruncationWarning
+from minilm_np import SentenceTransformer, TextInfo, TruncationWarning, WeightsNotFoundError
 from minilm_np.kernels.simd import WITHOUT_JIT
 
 LONG = "word " * 300
@@ -234,10 +236,31 @@ def test_pickle_keeps_the_options(weights_folder: Path) -> None:
     model.max_seq_length = 7
     data = pickle.dumps(model)
     assert len(data) < 1000
-    copy = pickle.loads(data)
-    assert (copy.prompts, copy.truncate_dim, copy.max_seq_length) == (model.prompts, 9, 7)
-    assert copy.similarity_fn_name == "dot"
-    assert np.array_equal(copy.encode_query(LONG, truncation="ignore"), model.encode_query(LONG, truncation="ignore"))
+    copied = pickle.loads(data)
+    assert (copied.prompts, copied.truncate_dim, copied.max_seq_length) == (model.prompts, 9, 7)
+    assert copied.similarity_fn_name == "dot"
+    assert np.array_equal(copied.encode_query(LONG, truncation="ignore"), model.encode_query(LONG, truncation="ignore"))
+
+
+@pytest.mark.parametrize("name", ["model", "./model", "link", "~/model"])
+@pytest.mark.parametrize("how", ["pickle", "copy", "deepcopy"])
+def test_a_copy_is_found_from_another_folder(
+    weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_tiny(tmp_path / "model", weights_folder)
+    (tmp_path / "link").symlink_to("model")
+    model = SentenceTransformer(name, backend="numpy", cache_folder="cache")
+    data = pickle.dumps(model)
+    monkeypatch.chdir(weights_folder)
+    copied = pickle.loads(data) if how == "pickle" else getattr(copy, how)(model)
+    np.testing.assert_array_equal(copied.encode("a"), model.encode("a"))
+    (tmp_path / "model").rename(tmp_path / "moved")
+    folder = tmp_path / name.removeprefix("~/").removeprefix("./")
+    with pytest.raises(WeightsNotFoundError, match=f"got {folder}: no such folder"):
+        pickle.loads(data)
 
 
 def test_save_pretrained_keeps_the_options(weights_folder: Path, tmp_path: Path) -> None:

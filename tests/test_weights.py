@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.fake_hub import FOREIGN
 from support.paths import REPOSITORY
 
 from minilm_np import SentenceTransformer, WeightsError, WeightsNotFoundError, weights
@@ -29,8 +30,9 @@ def put(folder: Path, without: str = "") -> Path:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point every place that is searched to an empty folder under tmp_path."""
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "MINILM_NP_WEIGHTS", "HF_HUB_OFFLINE", "MINILM_NP_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in tuple(os.environ):
+        if name.startswith(FOREIGN):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(weights, "checkout_folder", lambda: None)
@@ -43,6 +45,12 @@ def test_searches_places_in_the_documented_order(home: Path, monkeypatch: pytest
     assert weights.find() == ("cache folder of minilm_np", own)
     snapshot = put(home / "hf" / SNAPSHOTS / "abc")
     assert weights.find() == ("Hugging Face cache", snapshot)
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(home / "st"))
+    assert weights.find() == ("Hugging Face cache", snapshot)
+    own = put(home / "st" / "all-MiniLM-L6-v2")  # where `fetch` puts it
+    assert weights.find() == ("$SENTENCE_TRANSFORMERS_HOME", own)
+    snapshot = put(home / "st" / SNAPSHOTS.parent.name / "snapshots" / "abc")
+    assert weights.find() == ("$SENTENCE_TRANSFORMERS_HOME", snapshot)
     checkout = put(home / "checkout")
     monkeypatch.setattr(weights, "checkout_folder", lambda: checkout)
     assert weights.find() == ("weights/ of the checkout", checkout)
@@ -202,10 +210,50 @@ def test_fetches_into_an_empty_cache_folder(
         monkeypatch.delenv(name, raising=False)
     targets: list[Path | None] = []
 
-    def fetch(to: Path | None = None) -> Path:
+    def fetch(to: Path | None = None, token: bool | str | None = None) -> Path:
         targets.append(to)
         return tmp_path
 
     monkeypatch.setattr(weights, "fetch", fetch)
     place = weights.find_or_fetch(cache_folder=tmp_path / "mine", revision=revision)
     assert (place.what, targets) == ("fetched", [tmp_path / "mine" / "all-MiniLM-L6-v2"])
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"HF_HUB_OFFLINE": "1"}, True),
+        ({"TRANSFORMERS_OFFLINE": "1"}, True),
+        ({"TRANSFORMERS_OFFLINE": "yes", "HF_HUB_OFFLINE": ""}, True),
+        ({"TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "0"}, False),  # as in huggingface_hub
+        ({"TRANSFORMERS_OFFLINE": "0", "MINILM_NP_OFFLINE": "TRUE"}, True),
+        ({"TRANSFORMERS_OFFLINE": "0"}, False),
+    ],
+)
+def test_offline_variables(
+    home: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: bool
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert weights.is_offline() is expected
+
+
+def test_expands_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    folder = put(home / "models" / "mine")
+    assert weights.find("~/models/mine") == ("explicit path", folder)
+    assert weights.absolute("~/models/mine") == str(folder)
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", "~/st")
+    own = put(home / "st" / "all-MiniLM-L6-v2")
+    assert weights.find() == ("$SENTENCE_TRANSFORMERS_HOME", own)
+
+
+def test_absolute_keeps_names_and_links(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(home / "a")
+    (home / "link").symlink_to(home / "a")
+    monkeypatch.chdir(home)
+    assert weights.absolute("a") == str(home / "a")
+    assert weights.absolute("./link") == weights.absolute(home / "link") == str(home / "link")
+    assert weights.absolute("all-MiniLM-L6-v2") == "all-MiniLM-L6-v2"

@@ -62,6 +62,32 @@ def test_fetches_from_the_hub_into_the_cache_folder(hub: Hub, tmp_path: Path) ->
     assert err.count("minilm_np: fetching") == 1 and "%" not in err  # no progress bar in a pipe
 
 
+def test_fetches_into_the_folder_of_sentence_transformers(hub: Hub, tmp_path: Path) -> None:
+    environment = {"SENTENCE_TRANSFORMERS_HOME": str(tmp_path / "st")}
+    process = start("print(*weights.find_or_fetch())", hub=hub.endpoint, home=tmp_path, environment=environment)
+    assert finish(process)[:2] == (0, f"fetched {tmp_path / 'st' / 'all-MiniLM-L6-v2'}\n")
+    process = start("print(*weights.find_or_fetch())", hub=NO_HUB, home=tmp_path, environment=environment)
+    assert finish(process)[:2] == (0, f"$SENTENCE_TRANSFORMERS_HOME {tmp_path / 'st' / 'all-MiniLM-L6-v2'}\n")
+
+
+@pytest.mark.parametrize(
+    ("argument", "environment", "expected"),
+    [
+        ("token='hf_abc'", {}, "Bearer hf_abc"),
+        ("token='hf_abc'", {"HF_TOKEN": "hf_def"}, "Bearer hf_abc"),
+        ("", {"HF_TOKEN": "hf_def"}, "Bearer hf_def"),
+        ("token=False", {"HF_TOKEN": "hf_def"}, None),
+    ],
+)
+def test_sends_the_token_to_the_hub(
+    hub: Hub, tmp_path: Path, argument: str, environment: dict[str, str], expected: str | None
+) -> None:
+    source = f"weights.find_or_fetch({argument})"
+    code, _, err = finish(start(source, hub=hub.endpoint, home=tmp_path, environment=environment))
+    assert code == 0, err
+    assert hub.tokens == {expected} and "hf_" not in err
+
+
 def test_does_not_fetch_existing_files_again(hub: Hub, tmp_path: Path) -> None:
     assert finish(start(fetch_to(tmp_path / "w"), hub=hub.endpoint, home=tmp_path))[0] == 0
     requests = hub.requests
@@ -206,7 +232,7 @@ def test_concurrent_processes_fetch_once(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["find_or_fetch()", "fetch()"])
-@pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "MINILM_NP_OFFLINE", "local_files_only"])
+@pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "MINILM_NP_OFFLINE", "local_files_only"])
 def test_offline_error_lists_places_and_files_without_requests(hub: Hub, tmp_path: Path, how: str, call: str) -> None:
     offline = {how: "1"}
     if how == "local_files_only":

@@ -23,6 +23,7 @@ from minilm_np import weights
 
 FILES = {file: f"stand-in for {file}\n".encode() * 5000 for file in weights.SHA256}
 SHA256 = {file: hashlib.sha256(content).hexdigest() for file, content in FILES.items()}
+FOREIGN = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "SENTENCE_TRANSFORMERS_", "MINILM_NP_", "PIP_")
 
 
 class Hub:
@@ -32,6 +33,7 @@ class Hub:
         self.endpoint = endpoint
         self.gets: Counter[str] = Counter()
         self.requests = 0
+        self.tokens: set[str | None] = set()  # the Authorization headers of the requests
         self.files = dict(FILES)
         self.status = 200
         self.stall = threading.Event()  # set: GETs pause halfway
@@ -49,6 +51,7 @@ def running_hub() -> Iterator[Hub]:
 
         def answer(self, body: bool) -> None:
             hub.requests += 1
+            hub.tokens.add(self.headers["Authorization"])
             while hub.silent.is_set():
                 time.sleep(0.05)
             prefix = f"/{weights.DEFAULT_MODEL}/resolve/main/"
@@ -136,7 +139,7 @@ def start(
     no_wheels = home / "no-wheels"
     no_wheels.mkdir(parents=True, exist_ok=True)
     variables = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("HF_", "MINILM_NP_", "PIP_"))},
+        **{key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)},
         "HF_ENDPOINT": hub,
         "HF_HOME": str(home / "hf"),
         "XDG_CACHE_HOME": str(home / "cache"),
