@@ -97,7 +97,7 @@ def read_json(path: Path) -> Any:
         If the file is missing or not valid JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:

@@ -626,6 +626,8 @@ class SentenceTransformer(Encoder):
         ...     SentenceTransformer(folder).prompts
         {'query': 'query: ', 'document': ''}
         """
+        if not os.fspath(path):
+            raise ValueError("path: expected a folder, got ''")
         folder, own = Path(path), self.place.folder
         folder.mkdir(parents=True, exist_ok=True)
         if folder.resolve() == own.resolve():

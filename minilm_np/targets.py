@@ -188,9 +188,9 @@ def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return {name: tensor.data for name, tensor in read_safetensors(path).items()}
     if path.suffix == ".json":
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     if path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         for i, row in enumerate(rows):
             if isinstance(row, dict) and "embedding" not in row:
                 raise ValueError(f"row {i}: expected a vector or an object with the key 'embedding', got {list(row)}")

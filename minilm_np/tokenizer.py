@@ -150,7 +150,7 @@ class Tokenizer:
             if Path(path).name == "vocab.txt":
                 self._tokenizer: Any = read_vocabulary(Path(path))
             else:
-                self._tokenizer = HuggingFaceTokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+                self._tokenizer = HuggingFaceTokenizer.from_str(Path(path).read_text(encoding="utf-8-sig"))
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(max_seq_length)
             if getattr(self._tokenizer.model, "dropout", None):

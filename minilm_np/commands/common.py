@@ -23,9 +23,22 @@ MAX_TIMEOUT = 86400  # seconds; a socket raises OverflowError for 1e20
 # --- options -----------------------------------------------------------------------------------
 
 
+def name_argument(text: str) -> str:
+    """The type of an argument that names a file or folder: an empty one would name the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name of a file or folder, got ''")
+    return text
+
+
+def path_argument(text: str) -> Path:
+    """The same type for an argument that is a Path."""
+    return Path(name_argument(text))
+
+
 def add_model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
+        type=name_argument,
         metavar="DIR",
         help="folder of another model, or its name if it is in the Hugging Face cache (default: all-MiniLM-L6-v2)",
     )
@@ -98,18 +111,22 @@ def open_target(name: str, arguments: argparse.Namespace, cases: Sequence[Sequen
 def read_lines(name: str) -> list[str]:
     """Return the lines of a UTF-8 file, or of standard input if `name` is "-", without their line ends (LF or CRLF).
 
-    Raises ValueError, naming file and line, if a line is not UTF-8.
+    Raises ValueError, naming file and line, if a line is not UTF-8 or has a NUL character, as in UTF-16.
     """
     data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    source = "standard input" if name == "-" else name
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{source}: expected UTF-8, got UTF-16")
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if lines[-1] == b"":  # the file is empty or ends with a line end
         lines.pop()
     texts = []
     for number, line in enumerate(lines, 1):
+        if b"\0" in line:
+            raise ValueError(f"{source}, line {number}: expected text in UTF-8, got a NUL character, as in UTF-16")
         try:
             texts.append(line.removesuffix(b"\r").decode("utf-8"))
         except UnicodeDecodeError as error:
-            source = "standard input" if name == "-" else name
             raise ValueError(f"{source}, line {number}: not UTF-8 at byte {error.start}") from None
     return texts
 

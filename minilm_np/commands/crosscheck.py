@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 from minilm_np.commands.common import (
@@ -14,7 +13,9 @@ from minilm_np.commands.common import (
     check_at_least_one,
     check_outputs,
     load_model,
+    name_argument,
     open_target,
+    path_argument,
     read_lines,
     write_json_and_print,
     write_text,
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"Exit code: 0 if the port is right, 1 if it differs, 2 if it cannot be compared. {API_KEY_HELP}"
     parser.add_argument(
         "target",
+        type=name_argument,
         nargs="?",
         metavar="TARGET",
         help="the port to check: package.module:function (takes a list of str); http://.../embed or "
@@ -35,20 +37,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for the texts that --texts prints",
     )
     parser.add_argument("--texts", action="store_true", help="print the texts to encode, as a JSON list, and exit")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON; - is standard output")
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="plot the error of each stage to a .png, .svg or .html file"
+        "--json", type=path_argument, metavar="FILE", help="write the report as JSON; - is standard output"
+    )
+    parser.add_argument("--junit", type=path_argument, metavar="FILE", help="write the report as JUnit XML")
+    parser.add_argument(
+        "--plot", type=path_argument, metavar="FILE", help="plot the error of each stage to a .png, .svg or .html file"
     )
     parser.add_argument(
         "--no-causes", action="store_true", help="do not search for the cause of a difference (saves up to a minute)"
     )
     add_endpoint_options(parser)
     parser.add_argument(
-        "--corpus", metavar="FILE", help="compare search results on the lines of this file instead of the stages"
+        "--corpus",
+        type=name_argument,
+        metavar="FILE",
+        help="compare search results on the lines of this file instead of the stages",
     )
     parser.add_argument(
-        "--against", metavar="TARGET", help="with --corpus: the port to compare with (default: minilm_np)"
+        "--against",
+        type=name_argument,
+        metavar="TARGET",
+        help="with --corpus: the port to compare with (default: minilm_np)",
     )
     parser.add_argument(
         "-k", type=int, default=10, metavar="K", help="with --corpus: number of nearest lines to compare (default: 10)"

@@ -13,6 +13,8 @@ from minilm_np.commands.common import (
     check_at_least_one,
     check_outputs,
     load_model,
+    name_argument,
+    path_argument,
     read_lines,
     write_atomically,
 )
@@ -29,13 +31,18 @@ HELP = "Encode every line of a file; row i of the result is the embedding of lin
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
+        type=name_argument,
         nargs="?",
         default="-",
         metavar="FILE",
         help="UTF-8 text, one text per line; - is standard input (default)",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="OUT", help=".npy or .jsonl file (default: jsonl to standard output)"
+        "-o",
+        "--output",
+        type=path_argument,
+        metavar="OUT",
+        help=".npy or .jsonl file (default: jsonl to standard output)",
     )
     parser.add_argument(
         "--batch-size",

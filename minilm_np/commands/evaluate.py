@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from minilm_np.commands.common import (
@@ -14,7 +13,9 @@ from minilm_np.commands.common import (
     add_endpoint_options,
     add_model_option,
     check_outputs,
+    name_argument,
     open_target,
+    path_argument,
     write_json_and_print,
 )
 
@@ -33,18 +34,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the card's 95 rows and the data formats, and exit")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder with the data (default: the cache of the datasets library)"
+        "--data",
+        type=path_argument,
+        metavar="DIR",
+        help="folder with the data (default: the cache of the datasets library)",
     )
     parser.add_argument("--backend", metavar="B", help="op set: auto, numba or numpy (default: auto)")
     parser.add_argument("--dtype", metavar="D", help="float32 or float64 (default: float32)")
     parser.add_argument(
         "--encoder",
+        type=name_argument,
         metavar="TARGET",
         help="evaluate another encoder: package.module:function (takes a list of str); http://.../embed or "
         "http://.../v1/embeddings; or a .onnx file",
     )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="store embeddings in this folder and reuse them")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measures as JSON; - is standard output")
+    parser.add_argument(
+        "--cache", type=path_argument, metavar="DIR", help="store embeddings in this folder and reuse them"
+    )
+    parser.add_argument(
+        "--json", type=path_argument, metavar="FILE", help="write all measures as JSON; - is standard output"
+    )
     parser.add_argument("--measures", action="store_true", help="print every measure, not only each task's main one")
     add_endpoint_options(parser)
     add_model_option(parser)

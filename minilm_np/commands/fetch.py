@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from minilm_np.commands.common import path_argument
 
 HELP = "Verify the model's files, after downloading them if they are missing; print their folder."
 
@@ -11,7 +12,7 @@ HELP = "Verify the model's files, after downloading them if they are missing; pr
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help="folder for the files (default: weights/ in a checkout, else the cache folder)",
     )

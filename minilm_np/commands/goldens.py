@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from minilm_np.commands.common import path_argument
 
 HELP = "Write a golden bundle: reference values of every stage, in files that any language can read."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
+    parser.add_argument("folder", type=path_argument, metavar="DIR", help="a new or empty folder")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from minilm_np.commands.common import add_model_option, check_at_least_one, load_model, read_lines
+from minilm_np.commands.common import add_model_option, check_at_least_one, load_model, name_argument, read_lines
 
 HELP = "Print the lines of a file that are most similar to a query: similarity, line number, line."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("corpus", metavar="CORPUS", help="UTF-8 text, one text per line; - is standard input")
+    parser.add_argument(
+        "corpus", type=name_argument, metavar="CORPUS", help="UTF-8 text, one text per line; - is standard input"
+    )
     parser.add_argument("query", metavar="QUERY", help="the text to search for")
     parser.add_argument("-k", type=int, default=10, metavar="K", help="number of lines to print (default: 10)")
     add_model_option(parser)

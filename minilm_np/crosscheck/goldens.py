@@ -109,7 +109,7 @@ def read_goldens(folder: Path) -> Goldens:
 
 def _parse(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise GoldensError(f"{path}: no such file") from None
     except ValueError as error:

@@ -85,6 +85,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             is_gzip = file.read(2) == b"\x1f\x8b"
         with gzip.open(path) if is_gzip else path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
+                if b"\0" in line:
+                    raise ValueError(f"{path}, line {number}: expected UTF-8, got a NUL character, as in UTF-16")
                 yield f"{path}, line {number}", line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}, line {number}: not UTF-8 at byte {error.start}") from None
