@@ -473,13 +473,15 @@ def _notice_if_slow(activity: str) -> Iterator[None]:
         timer.cancel()
 
 
-def as_texts(sentences: Any) -> list[Text]:
+def as_texts(sentences: Any, name: str = "sentences") -> list[Text]:
     """Return inputs as a list of str and (str, str).
 
     Parameters
     ----------
     sentences
         One text or an iterable of texts, as in `SentenceTransformer.encode`.
+    name
+        What errors call the argument.
 
     Raises
     ------
@@ -490,9 +492,9 @@ def as_texts(sentences: Any) -> list[Text]:
         return [str(sentences)]
     expected = "expected a str or an iterable of str"
     if isinstance(sentences, bytes | bytearray | dict | set | frozenset) or not hasattr(sentences, "__iter__"):
-        raise InputError(f"sentences: {expected}, got {type(sentences).__name__}")
+        raise InputError(f"{name}: {expected}, got {type(sentences).__name__}")
     if getattr(sentences, "ndim", 1) != 1:  # iterating over a table gives rows or column names, not texts
-        raise InputError(f"sentences: {expected}, got {type(sentences).__name__} of shape {sentences.shape}")
+        raise InputError(f"{name}: {expected}, got {type(sentences).__name__} of shape {sentences.shape}")
     if hasattr(sentences, "to_pylist"):  # a pyarrow array, whose elements are scalars of its own
         sentences = sentences.to_pylist()
     texts: list[Text] = []
@@ -504,7 +506,7 @@ def as_texts(sentences: Any) -> list[Text]:
         elif isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(part, str) for part in text):
             texts.append((str(text[0]), str(text[1])))
         else:
-            raise InputError(f"sentences[{row}]: expected a str or a pair of str, got {_describe(text)}")
+            raise InputError(f"{name}[{row}]: expected a str or a pair of str, got {_describe(text)}")
     return texts
 
 

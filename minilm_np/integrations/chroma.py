@@ -8,6 +8,7 @@ import numpy as np
 from chromadb.api.types import EmbeddingFunction
 from chromadb.utils.embedding_functions import register_embedding_function
 
+from minilm_np.integrations._common import several
 from minilm_np.sentence_transformer import SentenceTransformer
 from minilm_np.weights import DEFAULT_MODEL
 
@@ -40,12 +41,18 @@ class MiniLMEmbeddingFunction(EmbeddingFunction[Any]):  # type: ignore[misc]
         self._model = SentenceTransformer(model_name, **options)
 
     def __call__(self, input: Any) -> Any:  # Chroma requires this parameter name
-        """Return the embeddings of documents, an iterable of n str: a list of n float32 arrays (H,)."""
-        return list(np.asarray(self._model.encode_document(list(input)), np.float32))
+        """Return the embeddings of documents, an iterable of n str: a list of n float32 arrays (H,).
+
+        Raises InputError for anything else, also for one str.
+        """
+        return list(np.asarray(self._model.encode_document(several(input, "input")), np.float32))
 
     def embed_query(self, input: Any) -> Any:
-        """Return the embeddings of queries, an iterable of n str: a list of n float32 arrays (H,)."""
-        return list(np.asarray(self._model.encode_query(list(input)), np.float32))
+        """Return the embeddings of queries, an iterable of n str: a list of n float32 arrays (H,).
+
+        Raises InputError for anything else, also for one str.
+        """
+        return list(np.asarray(self._model.encode_query(several(input, "input")), np.float32))
 
     @staticmethod
     def name() -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
+from minilm_np.integrations._common import several, single
 from minilm_np.sentence_transformer import SentenceTransformer
 from minilm_np.weights import DEFAULT_MODEL
 
@@ -35,11 +36,13 @@ class MiniLMEmbeddings(Embeddings):  # type: ignore[misc]
         self.encode_kwargs = dict(encode_kwargs or {})
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Return the embedding of each text, in order."""
-        embeddings: list[list[float]] = self.model.encode_document(list(texts), **self.encode_kwargs).tolist()
+        """Return the embedding of each text, in order. Raises InputError for anything but an iterable of str."""
+        embeddings: list[list[float]] = self.model.encode_document(
+            several(texts, "texts"), **self.encode_kwargs
+        ).tolist()
         return embeddings
 
     def embed_query(self, text: str) -> list[float]:
-        """Return the embedding of a query."""
-        embedding: list[float] = self.model.encode_query(text, **self.encode_kwargs).tolist()
+        """Return the embedding of a query. Raises InputError for anything but a str."""
+        embedding: list[float] = self.model.encode_query(single(text, "text"), **self.encode_kwargs).tolist()
         return embedding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +10,12 @@ import numpy.typing as npt
 import torch
 from mteb.models import ModelMeta
 
+from minilm_np.encoder import InputError
 from minilm_np.evaluate.cache import fingerprint
+from minilm_np.integrations._common import several
 from minilm_np.layout import find_layout
 from minilm_np.sentence_transformer import SentenceTransformer
+from minilm_np.tokenizer import Text
 from minilm_np.weights import DEFAULT_MODEL, SHA256, sha256_of
 
 Array = npt.NDArray[Any]
@@ -58,7 +61,11 @@ class MiniLMEncoder:
         **kwargs
             MTEB's description of the task; ignored.
         """
-        texts = [text for batch in inputs for text in batch["text"]]
+        texts: list[Text] = []
+        for i, batch in enumerate(inputs):
+            if not isinstance(batch, Mapping) or "text" not in batch:
+                raise InputError(f"inputs[{i}]: expected a batch with 'text', got {type(batch).__name__}")
+            texts += several(batch["text"], f"inputs[{i}]['text']")
         kind = getattr(prompt_type, "value", prompt_type)
         encode: Any = {"query": self.model.encode_query, "document": self.model.encode_document}.get(
             kind, self.model.encode

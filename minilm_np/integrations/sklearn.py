@@ -9,6 +9,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from minilm_np.integrations._common import several
 from minilm_np.sentence_transformer import SentenceTransformer
 from minilm_np.weights import DEFAULT_MODEL
 
@@ -59,9 +60,12 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
-        """Return the embeddings (n, H) of X, an iterable of n str. Raises NotFittedError before `fit`."""
+        """Return the embeddings (n, H) of X, an iterable of n str.
+
+        Raises NotFittedError before `fit`, and InputError for anything but an iterable of str.
+        """
         check_is_fitted(self)
-        result: npt.NDArray[np.float32] = self.model_.encode(X, batch_size=self.batch_size)
+        result: npt.NDArray[np.float32] = self.model_.encode(several(X, "X"), batch_size=self.batch_size)
         return result.reshape(len(result), self.model_.get_embedding_dimension())
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:

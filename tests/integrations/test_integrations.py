@@ -10,19 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from support.commands import HANG_SECONDS
+from support.frameworks import framework
 from support.tolerances import BATCH, assert_close
 
 from minilm_np import SentenceTransformer
 
 pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("default")]  # we cannot fix the frameworks' warnings
 TEXTS = ["A man is eating food.", "", "The girl is carrying a baby.", "A cheetah runs behind its prey."]
-
-
-def framework(name: str) -> Any:
-    """Import a framework without its warnings, or skip the test."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip(name, reason="needs the integrations extra")
 
 
 # --- LangChain
