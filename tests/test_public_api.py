@@ -27,8 +27,12 @@ LIBRARIES = {  # the start of names -> the library that their calls need
     "minilm_np.evaluate.EmbeddingSimilarityEvaluator": "scipy",
     "minilm_np.evaluate.RerankingEvaluator": "sklearn",
     "minilm_np.evaluate.evaluate": "scipy",
+    "minilm_np.integrations.bertopic": "bertopic",
     "minilm_np.integrations.chroma": "chromadb",
+    "minilm_np.integrations.haystack": "haystack",
+    "minilm_np.integrations.keybert": "keybert",
     "minilm_np.integrations.langchain": "langchain_core",
+    "minilm_np.integrations.llama_index": "llama_index.core",
     "minilm_np.integrations.mteb": "mteb",
     "minilm_np.integrations.sklearn": "sklearn",
 }

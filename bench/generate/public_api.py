@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).parents[2] / "tests" / "reference" / "public_api.json"
+INTEGRATIONS = ("bertopic", "chroma", "haystack", "keybert", "langchain", "llama_index", "mteb", "sklearn")
 MODULES = (  # a module's public names are those of its __all__, or what it defines
     *("minilm_np", "minilm_np.util", "minilm_np.crosscheck", "minilm_np.evaluate"),
     *("minilm_np.crosscheck.goldens", "minilm_np.crosscheck.plot", "minilm_np.crosscheck.plugin"),
-    *(f"minilm_np.integrations.{name}" for name in ("chroma", "langchain", "mteb", "sklearn")),
+    *(f"minilm_np.integrations.{name}" for name in INTEGRATIONS),
     *(f"minilm_np.{name}" for name in ("checkpoint", "encoder", "model", "ops", "tokenizer", "weights")),
 )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
-from minilm_np.integrations._common import several, single
+from minilm_np.integrations._common import as_model, several, single
 from minilm_np.sentence_transformer import SentenceTransformer
 from minilm_np.weights import DEFAULT_MODEL
 
@@ -17,11 +18,11 @@ class MiniLMEmbeddings(Embeddings):  # type: ignore[misc]
     Parameters
     ----------
     model
-        The name or folder of a model.
+        A SentenceTransformer, or the name or folder of a model.
     encode_kwargs
         Arguments for every call of `SentenceTransformer.encode_document` and `encode_query`, such as `truncation`.
     **options
-        Other parameters of SentenceTransformer.
+        Other parameters of SentenceTransformer; not allowed if `model` is one.
 
     Examples
     --------
@@ -31,8 +32,14 @@ class MiniLMEmbeddings(Embeddings):  # type: ignore[misc]
     384
     """
 
-    def __init__(self, model: str = DEFAULT_MODEL, encode_kwargs: dict[str, Any] | None = None, **options: Any):
-        self.model = SentenceTransformer(model, **options)
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | SentenceTransformer = DEFAULT_MODEL,
+        encode_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ):
+        self.model = as_model(model, options)
+        self.model_name = str(self.model.place.folder)  # other frameworks that take LangChain's Embeddings read it
         self.encode_kwargs = dict(encode_kwargs or {})
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:

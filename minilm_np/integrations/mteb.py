@@ -1,4 +1,4 @@
-"""An encoder for `mteb.evaluate` of MTEB 2; needs mteb, which needs PyTorch."""
+"""An encoder for `mteb.evaluate` of MTEB 2, and an entry in its registry of models; needs mteb, which needs PyTorch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
+import mteb
 import numpy.typing as npt
 import torch
 from mteb.models import ModelMeta
+from mteb.models.model_implementations import MODEL_REGISTRY
 
 from minilm_np.encoder import InputError
 from minilm_np.evaluate.cache import fingerprint
@@ -19,6 +21,7 @@ from minilm_np.tokenizer import Text
 from minilm_np.weights import DEFAULT_MODEL, SHA256, sha256_of
 
 Array = npt.NDArray[Any]
+REGISTERED = "minilm_np/all-MiniLM-L6-v2"  # the default model's name in MTEB's registry
 
 
 class MiniLMEncoder:
@@ -41,6 +44,10 @@ class MiniLMEncoder:
         from minilm_np.integrations.mteb import MiniLMEncoder
 
         mteb.evaluate(MiniLMEncoder(), mteb.get_task("STSBenchmark"))
+
+    Importing this module also adds the default model to MTEB's registry, for code that takes a name:
+
+        model = mteb.get_model("minilm_np/all-MiniLM-L6-v2")
     """
 
     def __init__(self, model: str | SentenceTransformer = DEFAULT_MODEL, revision: str | None = None, **options: Any):
@@ -92,5 +99,19 @@ class MiniLMEncoder:
         """
         folder = self.model.place.folder
         default = sha256_of(find_layout(folder).weights) == SHA256["model.safetensors"]
-        name = "all-MiniLM-L6-v2" if default else folder.name
-        return ModelMeta.create_empty({"name": f"minilm_np/{name}", "revision": fingerprint(self.model)})
+        name = REGISTERED if default else f"minilm_np/{folder.name}"
+        return ModelMeta.create_empty({"name": name, "revision": fingerprint(self.model)})
+
+
+def load_registered(name: str, revision: str | None = None, device: Any = None, **options: Any) -> MiniLMEncoder:
+    """Return the default model for `mteb.get_model("minilm_np/all-MiniLM-L6-v2", **options)`.
+
+    Name and revision are those of the entry in MTEB's registry; the weights are checked by their sha256.
+    """
+    return MiniLMEncoder(SentenceTransformer(DEFAULT_MODEL, device=device, **options))
+
+
+# MTEB's own description of the model, with another loader. Entries are looked up by name only.
+MODEL_REGISTRY[REGISTERED] = mteb.get_model_meta(DEFAULT_MODEL).model_copy(
+    update={"name": REGISTERED, "loader": load_registered, "framework": ["NumPy"], "adapted_from": DEFAULT_MODEL}
+)

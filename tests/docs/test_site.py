@@ -12,9 +12,15 @@ from support.paths import REPOSITORY
 DOCS = REPOSITORY / "docs"
 PACKAGES = ("minilm_np", "minilm_np.util", "minilm_np.crosscheck", "minilm_np.evaluate")
 INTEGRATIONS = (
+    "minilm_np.integrations.bertopic.MiniLMBackend",
     "minilm_np.integrations.chroma.MiniLMEmbeddingFunction",
+    "minilm_np.integrations.haystack.MiniLMDocumentEmbedder",
+    "minilm_np.integrations.haystack.MiniLMTextEmbedder",
+    "minilm_np.integrations.keybert.MiniLMBackend",
     "minilm_np.integrations.langchain.MiniLMEmbeddings",
+    "minilm_np.integrations.llama_index.MiniLMEmbedding",
     "minilm_np.integrations.mteb.MiniLMEncoder",
+    "minilm_np.integrations.mteb.load_registered",
     "minilm_np.integrations.sklearn.SentenceEncoder",
 )
 REFERENCE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,34 @@ def mteb(folder: Path) -> Any:
     return MiniLMEncoder(str(folder), backend="numpy")
 
 
+def keybert(folder: Path) -> Any:
+    framework("keybert")
+    from minilm_np.integrations.keybert import MiniLMBackend
+
+    return MiniLMBackend(str(folder), backend="numpy")
+
+
+def bertopic(folder: Path) -> Any:
+    framework("bertopic")
+    from minilm_np.integrations.bertopic import MiniLMBackend
+
+    return MiniLMBackend(str(folder), backend="numpy")
+
+
+def llama_index(folder: Path) -> Any:
+    framework("llama_index.core")
+    from minilm_np.integrations.llama_index import MiniLMEmbedding
+
+    return MiniLMEmbedding(str(folder), backend="numpy")
+
+
+def haystack(folder: Path) -> Any:
+    framework("haystack")
+    from minilm_np.integrations.haystack import MiniLMTextEmbedder
+
+    return MiniLMTextEmbedder(str(folder), backend="numpy")
+
+
 # Each adapter's methods that take several texts: name -> (the argument, the adapter, the call).
 METHODS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any, Any], Any]]] = {
     "langchain": ("texts", langchain, lambda adapter, x: adapter.embed_documents(x)),
@@ -88,11 +117,19 @@ METHODS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any, Any], Any]]]
     "chroma queries": ("input", chroma, lambda adapter, x: adapter.embed_query(x)),
     "scikit-learn": ("X", scikit_learn, lambda adapter, x: adapter.transform(x)),
     "scikit-learn fit_transform": ("X", scikit_learn, lambda adapter, x: adapter.fit_transform(x)),
+    "KeyBERT": ("documents", keybert, lambda adapter, x: adapter.embed(x)),
+    "BERTopic documents": ("documents", bertopic, lambda adapter, x: adapter.embed_documents(x)),
+    "BERTopic words": ("documents", bertopic, lambda adapter, x: adapter.embed_words(x)),
+    "LlamaIndex": ("texts", llama_index, lambda adapter, x: adapter.get_text_embedding_batch(x)),
+    "LlamaIndex async": ("texts", llama_index, lambda adapter, x: asyncio.run(adapter.aget_text_embedding_batch(x))),
     "mteb": ("inputs[0]['text']", mteb, lambda adapter, x: adapter.encode([{"text": x}])),
 }
 # Methods that take one text.
 SINGLE: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any, Any], Any]]] = {
     "langchain": ("text", langchain, lambda adapter, x: adapter.embed_query(x)),
+    "LlamaIndex query": ("query", llama_index, lambda adapter, x: adapter.get_query_embedding(x)),
+    "LlamaIndex text": ("text", llama_index, lambda adapter, x: adapter.get_text_embedding(x)),
+    "Haystack": ("text", haystack, lambda adapter, x: adapter.run(x)),
 }
 
 

@@ -1,4 +1,4 @@
-"""The import of an optional framework in a test."""
+"""Optional frameworks in a test."""
 
 from __future__ import annotations
 
@@ -13,3 +13,22 @@ def framework(name: str, extra: str = "the integrations extra") -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pytest.importorskip(name, reason=f"needs {extra}", exc_type=ImportError)
+
+
+class OtherModelError(Exception):
+    """Raised when a framework loads a model of sentence-transformers."""
+
+
+def no_other_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let sentence-transformers raise OtherModelError, which names the model, instead of loading one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import sentence_transformers
+    except ImportError:
+        return
+
+    def refuse(_: Any, model_name_or_path: Any = None, *__: Any, **___: Any) -> None:
+        raise OtherModelError(model_name_or_path)
+
+    monkeypatch.setattr(sentence_transformers.SentenceTransformer, "__init__", refuse)

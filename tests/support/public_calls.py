@@ -6,6 +6,7 @@ also gets an instance of its class, which INSTANCES makes.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -149,6 +150,10 @@ def integration(name: str) -> Any:
     return import_module(f"minilm_np.integrations.{name}")
 
 
+def haystack_documents() -> Any:
+    return [import_module("haystack").Document(content=text) for text in TEXTS]
+
+
 RESULT = evaluate.Result(all_tasks()["STS12"], {"cos_sim_spearman": 72.369})
 
 INSTANCES: dict[str, Call] = {
@@ -172,12 +177,21 @@ INSTANCES: dict[str, Call] = {
     "minilm_np.evaluate.TripletEvaluator": lambda c: evaluate.TripletEvaluator(TEXTS[:1], TEXTS[1:2], TEXTS[2:]),
     "minilm_np.evaluate.Result": lambda c: RESULT,
     "minilm_np.evaluate.Task": lambda c: all_tasks()["STS12"],
+    "minilm_np.integrations.bertopic.MiniLMBackend": lambda c: integration("bertopic").MiniLMBackend(c.model),
     "minilm_np.integrations.chroma.MiniLMEmbeddingFunction": lambda c: integration("chroma").MiniLMEmbeddingFunction(
         str(c.files), backend="numpy"
     ),
+    "minilm_np.integrations.haystack.MiniLMDocumentEmbedder": lambda c: integration("haystack").MiniLMDocumentEmbedder(
+        str(c.files), backend="numpy"
+    ),
+    "minilm_np.integrations.haystack.MiniLMTextEmbedder": lambda c: integration("haystack").MiniLMTextEmbedder(
+        str(c.files), backend="numpy"
+    ),
+    "minilm_np.integrations.keybert.MiniLMBackend": lambda c: integration("keybert").MiniLMBackend(c.model),
     "minilm_np.integrations.langchain.MiniLMEmbeddings": lambda c: integration("langchain").MiniLMEmbeddings(
         str(c.files), backend="numpy"
     ),
+    "minilm_np.integrations.llama_index.MiniLMEmbedding": lambda c: integration("llama_index").MiniLMEmbedding(c.model),
     "minilm_np.integrations.mteb.MiniLMEncoder": lambda c: integration("mteb").MiniLMEncoder(c.model),
     "minilm_np.integrations.sklearn.SentenceEncoder": lambda c: (
         integration("sklearn").SentenceEncoder(str(c.files), backend="numpy").fit(TEXTS)
@@ -199,6 +213,7 @@ ENCODER: dict[str, Call] = {
     "token_embeddings": lambda m, c: close(m.token_embeddings(c.tokens), c.hidden_states),
     "tokens": lambda m, c: m.tokens(TEXTS).token_ids.tolist() == c.tokens.token_ids.tolist(),
 }
+BACKEND: dict[str, Call] = {"embed": lambda b, c: close(b.embed(TEXTS), c.vectors)}
 TOKENS: dict[str, Call] = {
     "take": lambda t, c: t.take([1]).token_ids.tolist() == c.model.tokens(TEXTS[1:2]).token_ids.tolist(),
     "concatenate": lambda t, c: Tokens.concatenate([t, t]).offsets[-1] == 2 * t.offsets[-1],
@@ -293,6 +308,7 @@ MEMBERS: dict[str, dict[str, Call]] = {
         "verdict": lambda r, c: r.verdict() == "exact",
     },
     "minilm_np.evaluate.Task": {"main": lambda t, c: t.main == "cos_sim_spearman"},
+    "minilm_np.integrations.bertopic.MiniLMBackend": BACKEND,
     "minilm_np.integrations.chroma.MiniLMEmbeddingFunction": {
         "__call__": lambda f, c: close(f(TEXTS), c.vectors),
         "build_from_config": lambda f, c: type(f.build_from_config(f.get_config())) is type(f),
@@ -302,9 +318,27 @@ MEMBERS: dict[str, dict[str, Call]] = {
         "name": lambda f, c: f.name() == "minilm_np",
         "supported_spaces": lambda f, c: f.supported_spaces() == ["cosine", "l2", "ip"],
     },
+    "minilm_np.integrations.haystack.MiniLMDocumentEmbedder": {
+        "run": lambda e, c: close(e.run(haystack_documents())["documents"][0].embedding, c.vectors[0]),
+        "to_dict": lambda e, c: e.to_dict()["init_parameters"]["model"] == str(c.files),
+        "warm_up": lambda e, c: returns_none(e.warm_up),
+    },
+    "minilm_np.integrations.haystack.MiniLMTextEmbedder": {
+        "run": lambda e, c: close(e.run(TEXTS[0])["embedding"], c.vectors[0]),
+        "to_dict": lambda e, c: e.to_dict()["init_parameters"]["model"] == str(c.files),
+        "warm_up": lambda e, c: returns_none(e.warm_up),
+    },
+    "minilm_np.integrations.keybert.MiniLMBackend": BACKEND,
     "minilm_np.integrations.langchain.MiniLMEmbeddings": {
         "embed_documents": lambda e, c: close(e.embed_documents(TEXTS), c.vectors),
         "embed_query": lambda e, c: close(e.embed_query(TEXTS[0]), c.vectors[0]),
+    },
+    "minilm_np.integrations.llama_index.MiniLMEmbedding": {
+        "aget_text_embedding_batch": lambda e, c: close(
+            asyncio.run(e.aget_text_embedding_batch(TEXTS)), c.vectors
+        ),
+        "class_name": lambda e, c: e.class_name() == "MiniLMEmbedding",
+        "get_text_embedding_batch": lambda e, c: close(e.get_text_embedding_batch(TEXTS), c.vectors),
     },
     "minilm_np.integrations.mteb.MiniLMEncoder": {
         "encode": lambda e, c: close(e.encode([{"text": TEXTS}]), c.vectors),
@@ -393,6 +427,9 @@ CALLS: dict[str, Call] = {
     "minilm_np.crosscheck.plot.plot": lambda c: (
         returns_none(lambda: plot.plot(c.report, c.folder / "plot.html"))
         and "<svg" in (c.folder / "plot.html").read_text()
+    ),
+    "minilm_np.integrations.mteb.load_registered": lambda c: close(
+        integration("mteb").load_registered("minilm_np/all-MiniLM-L6-v2").model.encode(TEXTS), c.vectors
     ),
     "minilm_np.crosscheck.plugin.assert_matches_minilm": lambda c: (
         c.fixture("assert_matches_minilm")(lambda t: c.model.encode(t, truncation="ignore")) is None
