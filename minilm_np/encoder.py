@@ -473,7 +473,7 @@ def _notice_if_slow(activity: str) -> Iterator[None]:
         timer.cancel()
 
 
-def as_texts(sentences: Any, name: str = "sentences") -> list[Text]:
+def as_texts(sentences: Any, name: str = "sentences", *, allow_one: bool = True) -> list[Text]:
     """Return inputs as a list of str and (str, str).
 
     Parameters
@@ -482,16 +482,20 @@ def as_texts(sentences: Any, name: str = "sentences") -> list[Text]:
         One text or an iterable of texts, as in `SentenceTransformer.encode`.
     name
         What errors call the argument.
+    allow_one
+        Whether a str is accepted, as one text. Else it is refused, because its letters are not meant as texts.
 
     Raises
     ------
     InputError
         If an input is not a text; the message names the argument or the row.
     """
+    expected = "expected a str or an iterable of str" if allow_one else "expected an iterable of str"
     if isinstance(sentences, str):
-        return [str(sentences)]
-    expected = "expected a str or an iterable of str"
-    if isinstance(sentences, bytes | bytearray | dict | set | frozenset) or not hasattr(sentences, "__iter__"):
+        if allow_one:
+            return [str(sentences)]
+        raise InputError(f"{name}: {expected}, got {_describe(str(sentences))}")
+    if isinstance(sentences, bytes | bytearray | Mapping | set | frozenset) or not hasattr(sentences, "__iter__"):
         raise InputError(f"{name}: {expected}, got {type(sentences).__name__}")
     if getattr(sentences, "ndim", 1) != 1:  # iterating over a table gives rows or column names, not texts
         raise InputError(f"{name}: {expected}, got {type(sentences).__name__} of shape {sentences.shape}")

@@ -30,23 +30,8 @@ def as_model(model: Any, options: Mapping[str, Any]) -> SentenceTransformer:
 
 
 def several(texts: Any, name: str) -> list[Text]:
-    """Return the texts of an argument `name` that takes many of them.
-
-    Parameters
-    ----------
-    texts
-        An iterable of texts, as in `SentenceTransformer.encode`.
-    name
-        What errors call the argument.
-
-    Raises
-    ------
-    InputError
-        If `texts` is a single str, or anything that `encode` refuses.
-    """
-    if isinstance(texts, str):
-        raise InputError(f"{name}: expected an iterable of str, got one str {_shortened(texts)!r}")
-    return as_texts(texts, name)
+    """Return an iterable of texts as `encode` reads it. Raises InputError for anything else, also for one str."""
+    return as_texts(texts, name, allow_one=False)
 
 
 def single(text: Any, name: str) -> str:
@@ -54,10 +39,6 @@ def single(text: Any, name: str) -> str:
     if not isinstance(text, str):
         raise InputError(f"{name}: expected a str, got {type(text).__name__}")
     return str(text)
-
-
-def _shortened(text: str) -> str:
-    return str(text) if len(text) <= 40 else text[:37] + "..."
 
 
 class Backend:

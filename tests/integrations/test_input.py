@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,15 @@ from minilm_np.integrations._common import several, single
 
 IN_FRAMEWORK = (pytest.mark.integrations, pytest.mark.filterwarnings("default"))  # the frameworks issue warnings
 NO_LIST = {  # not an iterable of texts -> what the error says after "NAME: expected an iterable of str, got"
-    "str": ("hello", "one str 'hello'"),
-    "str subclass": (np.str_("hello"), "one str 'hello'"),
+    "str": ("hello", "str 'hello'"),
+    "str subclass": (np.str_("hello"), "str 'hello'"),
     "bytes": (b"hello", "bytes"),
     "bytearray": (bytearray(b"hello"), "bytearray"),
     "None": (None, "NoneType"),
     "int": (3, "int"),
     "float": (0.5, "float"),
     "dict": ({"hello": 1, "world": 2}, "dict"),
+    "mapping": (MappingProxyType({"hello": 1}), "mappingproxy"),
     "set": ({"hello", "world"}, "set"),
     "frozenset": (frozenset({"hello"}), "frozenset"),
     "array of no dimensions": (np.array("hello"), r"ndarray of shape \(\)"),
@@ -138,7 +140,7 @@ SINGLE: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any, Any], Any]]] 
 
 @pytest.mark.parametrize(("value", "described"), NO_LIST.values(), ids=NO_LIST)
 def test_anything_but_an_iterable_of_texts_is_refused(value: Any, described: str) -> None:
-    with pytest.raises(InputError, match=rf"^X: expected a.* iterable of str, got {described}$"):
+    with pytest.raises(InputError, match=rf"^X: expected an iterable of str, got {described}$"):
         several(value, "X")
 
 
@@ -182,7 +184,7 @@ def method(request: pytest.FixtureRequest, weights_folder: Path) -> Iterator[tup
 def test_every_adapter_refuses_what_is_no_iterable_of_texts(method: tuple[str, Callable[[Any], Any]]) -> None:
     name, call = method
     for value, described in NO_LIST.values():
-        with pytest.raises(InputError, match=rf"^{re.escape(name)}: expected a.* iterable of str, got {described}"):
+        with pytest.raises(InputError, match=rf"^{re.escape(name)}: expected an iterable of str, got {described}"):
             call(value)
     for values, row, described in NO_TEXTS.values():
         with pytest.raises(
