@@ -42,6 +42,18 @@ PUBLISHED = [
     Published("LangChain4j", LANGCHAIN4J, "sentence_embedding", "I love sentence transformers.",
               {0: "-0.0803190097", 1: "-0.0171345081", 382: "0.0478825271", 383: "-0.0561899580"}),
 ]
+# Cosine similarities: the page, the sentences of the rows, those of the columns, the matrix.
+QUICKSTART = "https://www.sbert.net/docs/quickstart.html"
+TEXTUAL_SIMILARITY = "https://www.sbert.net/docs/sentence_transformer/usage/semantic_textual_similarity.html"
+WEATHER = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+SIMILARITIES = [
+    (QUICKSTART, WEATHER, WEATHER,
+     [["1.0000", "0.6660", "0.1046"], ["0.6660", "1.0000", "0.1411"], ["0.1046", "0.1411", "1.0000"]]),
+    (TEXTUAL_SIMILARITY,
+     ["The new movie is awesome", "The cat sits outside", "A man is playing guitar"],
+     ["The dog plays in the garden", "The new movie is so great", "A woman watches TV"],
+     [["0.0543", "0.8939", "-0.0502"], ["0.2838", "-0.0029", "0.1310"], ["0.2277", "-0.0136", "-0.0327"]]),
+]
 # fmt: on
 
 
@@ -69,6 +81,17 @@ def test_values_that_other_projects_print(published: Published, fixture: str, re
         assert error <= tolerance(printed), f"element {element}: expected {printed}, got {vector[element]}"
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("fixture", ["model", "float64_model", "numba_model"])
+@pytest.mark.parametrize(("page", "rows", "columns", "printed"), SIMILARITIES, ids=["quickstart", "textual similarity"])
+def test_similarities_that_sentence_transformers_prints(
+    page: str, rows: list[str], columns: list[str], printed: list[list[str]], fixture: str, request: Any
+) -> None:
+    model: SentenceTransformer = request.getfixturevalue(fixture)
+    similarities = model.similarity(model.encode(rows), model.encode(columns))
+    assert [[f"{score:.4f}" for score in row] for row in similarities] == printed, page
+
+
 def test_tolerance_is_that_of_the_printed_digits() -> None:
     assert [tolerance(printed) for printed in ("0.02611", "-0.039362", "0.4293745160102844")] == [1e-5, 1e-6, 1e-6]
 
@@ -88,3 +111,4 @@ def test_fidelity_page_names_the_sources() -> None:
     for row in PUBLISHED:
         values = ", ".join(f"{element}: {printed}" for element, printed in row.values.items())
         assert f"| [{row.project}]({row.source}) | {row.text} | {row.stage} | {values} |" in page
+    assert all(f"]({source})" in page for source, *_ in SIMILARITIES)
