@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minilm_np.commands.common import (
     API_KEY_HELP,
@@ -20,6 +20,9 @@ from minilm_np.commands.common import (
     write_json_and_print,
     write_text,
 )
+
+if TYPE_CHECKING:
+    from minilm_np.targets import Target
 
 HELP = "Check a port of the model: is it right? If not, at which stage does it first differ, and why?"
 CORPUS_BATCH_SIZE = 32  # texts; endpoints accept at least 32
@@ -76,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     from minilm_np.crosscheck.compare import crosscheck, probe_texts
     from minilm_np.crosscheck.plot import SUFFIXES
     from minilm_np.crosscheck.truth import STAGE_ROWS
-    from minilm_np.targets import FINAL_STAGE
+    from minilm_np.targets import FINAL_STAGE, number_of_rows
 
     if arguments.texts:
         print(json.dumps(probe_texts(), ensure_ascii=False, indent=1))
@@ -91,15 +94,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.against is not None:
         raise ValueError("--against: only allowed with --corpus")
     # The cases of a file are those of a golden bundle: all probe texts, or only those with stages.
-    target = open_target(arguments.target, arguments, (range(len(probe_texts())), STAGE_ROWS))
+    target = open_target(arguments.target, arguments, (range(len(probe_texts())), STAGE_ROWS), probe_texts())
     if target.encodes:
         report = crosscheck(target.encode, causes=not arguments.no_causes)
     else:
         stages = dict(target.stages)
         if not stages:
             raise ValueError(f"{target.name}: expected the results of at least one stage, got none")
-        # Embeddings of all probe texts are checked as results of `encode`, those of the texts with stages as a stage.
-        of_stage_texts = len(stages.get(FINAL_STAGE, ())) == len(STAGE_ROWS)
+        # Embeddings of all probe texts are checked as results of `encode`; those of the texts with stages as a stage,
+        # if the file calls them so.
+        of_stage_texts = target.named and number_of_rows(stages.get(FINAL_STAGE)) == len(STAGE_ROWS)
         embeddings = None if of_stage_texts else stages.pop(FINAL_STAGE, None)
         report = crosscheck(embeddings, stages or None, causes=not arguments.no_causes)
     try:
@@ -118,7 +122,7 @@ def _compare_on_corpus(arguments: argparse.Namespace) -> int:
     """Compare the search results of two ports on the lines of a user's file."""
     from minilm_np.crosscheck.compare import encode_in_batches
     from minilm_np.crosscheck.search_equivalence import equivalence
-    from minilm_np.targets import FINAL_STAGE
+    from minilm_np.targets import FINAL_STAGE, number_of_rows
 
     for option in ("junit", "plot"):
         if getattr(arguments, option) is not None:
@@ -130,19 +134,27 @@ def _compare_on_corpus(arguments: argparse.Namespace) -> int:
     if len(texts) < 2:
         raise ValueError(f"--corpus: expected two or more lines, got {len(texts)} in {arguments.corpus}")
 
-    def embeddings_of(name: str | None) -> Any:
-        if name is None:
-            return load_model(None, len(texts)).encode(texts, truncation="ignore")
-        target = open_target(name, arguments)
-        if target.encodes:
-            batches = [texts[i : i + CORPUS_BATCH_SIZE] for i in range(0, len(texts), CORPUS_BATCH_SIZE)]
-            return encode_in_batches(name, target.encode, batches)
-        if FINAL_STAGE not in target.stages:
-            raise ValueError(f"{name}: expected {FINAL_STAGE}, got {', '.join(target.stages) or 'nothing'}")
-        return target.stages[FINAL_STAGE]
+    def open_file_or_port(name: str) -> Target:
+        target = open_target(name, arguments, (range(len(texts)),), texts)
+        if not target.encodes:
+            others = [stage for stage in target.stages if stage != FINAL_STAGE]
+            if others or not target.stages:
+                raise ValueError(f"{name}: expected {FINAL_STAGE}, got {', '.join(others) or 'nothing'}")
+            rows = number_of_rows(target.stages[FINAL_STAGE])
+            if rows != len(texts):
+                raise ValueError(f"{name}: expected {len(texts)} vectors, one for each line, got {rows}")
+        return target
 
-    result = equivalence(
-        embeddings_of(arguments.against), embeddings_of(arguments.target), k=arguments.k, threshold=arguments.threshold
-    )
+    def embeddings_of(target: Target | None) -> Any:
+        if target is None:
+            return load_model(None, len(texts)).encode(texts, truncation="ignore")
+        if not target.encodes:
+            return target.stages[FINAL_STAGE]
+        batches = [texts[i : i + CORPUS_BATCH_SIZE] for i in range(0, len(texts), CORPUS_BATCH_SIZE)]
+        return encode_in_batches(target.name, target.encode, batches)
+
+    target = open_file_or_port(arguments.target)
+    against = None if arguments.against is None else open_file_or_port(arguments.against)
+    result = equivalence(embeddings_of(against), embeddings_of(target), k=arguments.k, threshold=arguments.threshold)
     write_json_and_print(arguments.json, json.dumps(result.to_dict(), indent=1), str(result))
     return 0 if result.go else 1

@@ -116,7 +116,7 @@ def _encoder(arguments: argparse.Namespace) -> tuple[Any, int, dict[str, Any]]:
         target = open_target(arguments.encoder, arguments)
         if not target.encodes:
             raise ValueError(f"--encoder: expected an encoder of texts, got the file of results {arguments.encoder}")
-        return target.encode, TARGET_BATCH_SIZE, {"encoder": arguments.encoder}
+        return target.encode, TARGET_BATCH_SIZE, {"encoder": target.name}
     import numpy as np
 
     from minilm_np import SentenceTransformer, __version__

@@ -11,4 +11,4 @@ from minilm_np.targets import read_dump as _read_dump
 
 __all__ = ["http_endpoint", "load_function", "onnx_file", "read_dump"]
 
-read_dump = partial(_read_dump, cases=(range(len(TEXTS)), STAGE_ROWS))
+read_dump = partial(_read_dump, cases=(range(len(TEXTS)), STAGE_ROWS), texts=TEXTS)

@@ -22,6 +22,7 @@ from minilm_np.targets import CannotCompareError as CannotCompareError
 
 FINAL = "sentence_embedding"
 ALIASES = {"last_hidden_state": "encoder.layer.5.output", "token_embeddings": "encoder.layer.5.output"}
+MAX_NUMBERS = 2**26  # in one value; the largest right one, attention_probs padded to 256 tokens, has 9.4 million
 Encode = Callable[[list[str]], Any]
 GetStages = Callable[[list[str]], Mapping[str, Any]]
 
@@ -91,7 +92,8 @@ def crosscheck(
     report = Report(results, structural, searched=causes)
     if report.ok or not causes or structural:
         return report
-    return _explain(report, evidence, reference, tried)
+    with np.errstate(over="ignore", invalid="ignore"):  # of values that are wrong by far
+        return _explain(report, evidence, reference, tried)
 
 
 def probe_texts() -> list[str]:
@@ -123,23 +125,39 @@ def _call(name: str, function: Callable[[list[str]], Any], texts: list[str]) -> 
         ) from error
 
 
-def _array(name: str, value: Any) -> Array:
-    """Return numbers as float64. PyTorch tensors are converted, bfloat16 included."""
+def numbers(name: str, value: Any) -> Array:
+    """Return a port's numbers as float64. PyTorch tensors are converted, bfloat16 included.
+
+    Raises CannotCompareError for anything that is not a real number: strings, complex numbers, masked elements, ...
+    """
     try:
-        if hasattr(value, "detach"):  # a PyTorch tensor; NumPy has no bfloat16
-            value = value.detach().cpu().float()
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            value = value.float() if value.is_floating_point() and value.element_size() < 4 else value  # bfloat16
+        if _is_masked(value):
+            raise TypeError("got masked elements")
         array = np.asarray(value)
         if array.dtype.kind not in "fiu":
             raise TypeError(f"got dtype {array.dtype}")
-        return array.astype(np.float64)
-    except (ValueError, TypeError, RuntimeError) as error:
+        if array.size > MAX_NUMBERS:
+            raise ValueError(f"got {array.size}, which is more than {MAX_NUMBERS}")
+        with np.errstate(over="ignore", invalid="ignore"):  # long double beyond float64, signaling NaN
+            return array.astype(np.float64)
+    except Exception as error:  # an object of a port may raise anything when it is converted
         raise CannotCompareError(f"{name}: expected numbers: {' '.join(str(error).split())[:200]}") from None
+
+
+def _is_masked(value: Any) -> bool:
+    """Whether an array, or an array in a list, has masked elements, which np.asarray would return as numbers."""
+    if isinstance(value, list | tuple):
+        return any(_is_masked(part) for part in value)
+    return isinstance(value, np.ma.MaskedArray) and bool(np.ma.is_masked(value))
 
 
 def _final_vectors(encode: Any, n: int) -> tuple[Array, list[list[int]]]:
     """Return the final vectors (n, H), float64, and the rows of each batch."""
     if not callable(encode):
-        vectors = _array("encode", encode)
+        vectors = numbers("encode", encode)
         _check_rows("encode", vectors, n)
         return vectors, [list(range(n))]
     return encode_in_batches("encode", encode, probe_batches()), batches()
@@ -153,7 +171,7 @@ def encode_in_batches(name: str, encode: Encode, texts: Iterable[list[str]]) -> 
     parts: list[Array] = []
     for number, batch in enumerate(texts):
         what = f"{name}, batch {number}"
-        part = _array(what, _call(what, encode, list(batch)))
+        part = numbers(what, _call(what, encode, list(batch)))
         _check_rows(what, part, len(batch))
         if parts and part.shape[1] != parts[0].shape[1]:
             raise CannotCompareError(
@@ -174,7 +192,9 @@ def _ids(value: Any, n: int) -> list[Array]:
         rows = [np.asarray(row) for row in value]
         if len(rows) != n or any(row.ndim != 1 or (row.size and row.dtype.kind not in "iu") for row in rows):
             raise ValueError
-    except (TypeError, ValueError):
+        if _is_masked(value if isinstance(value, np.ndarray) else list(value)):
+            raise ValueError
+    except Exception:  # an object of a port may raise anything when it is converted
         raise CannotCompareError(f"token_ids: expected a list of {n} lists of int, without padding") from None
     return [row.astype(np.int64) for row in rows]
 
@@ -205,11 +225,11 @@ def _split_by_text(stage: str, value: Any, reference: Truth) -> list[Array]:
     lengths = [len(reference.token_ids[row]) for row in STAGE_ROWS]
     n = len(lengths)
     if isinstance(value, list | tuple) and len(value) == n and not any(np.isscalar(part) for part in value):
-        parts = [_array(f"stages[{stage!r}][{i}]", part) for i, part in enumerate(value)]
+        parts = [numbers(f"stages[{stage!r}][{i}]", part) for i, part in enumerate(value)]
         return [
             part[0] if part.ndim == expected[i].ndim + 1 and len(part) == 1 else part for i, part in enumerate(parts)
         ]
-    array = _array(f"stages[{stage!r}]", value)
+    array = numbers(f"stages[{stage!r}]", value)
     if array.ndim == 2 and expected[0].ndim == 2 and len(array) == sum(lengths):
         return np.split(array, np.cumsum(lengths)[:-1])
     if array.ndim == expected[0].ndim + 1 and len(array) == n:
@@ -276,7 +296,7 @@ def _structural_causes(vectors: Array, reference: Truth) -> list[Cause]:
         probes = ", ".join(PROBES[row].name for row in np.flatnonzero(bad)[:5])
         says = f"{bad.sum()} of {len(vectors)} vectors contain NaN or infinity ({probes})"
         return [Cause("not-finite", 1.0, says, 0.0)]
-    if not np.linalg.norm(vectors, axis=1).any():
+    if not vectors.any():
         return [Cause("all-zero", 1.0, "every vector is zero", 0.0)]
     return []
 

@@ -25,13 +25,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minilm_np import __version__
-from minilm_np.checkpoint import read_safetensors
+from minilm_np.checkpoint import WeightsError
 from minilm_np.crosscheck.probes import PROBES, TEXTS
 from minilm_np.crosscheck.truth import STAGE_ROWS, TOLERANCE_FACTOR, Truth, compute, float32_errors, tolerance
 from minilm_np.model import Array, stage_names
-from minilm_np.weights import DEFAULT_MODEL, SHA256
+from minilm_np.targets import MAX_FILE_BYTES
+from minilm_np.targets.files import read as read_file
+from minilm_np.weights import DEFAULT_MODEL, SHA256, sha256_of
 
 FORMAT = 1
+MAX_JSON_BYTES = 2**22  # of manifest.json and cases.json, which have 100,000
 FILES = ("cases.json", "embeddings.json", "embeddings.safetensors", "stages.safetensors", "detection.json")
 
 
@@ -87,32 +90,62 @@ def write_goldens(folder: Path) -> Path:
 
 
 def read_goldens(folder: Path) -> Goldens:
-    """Read a golden bundle. Raises GoldensError if a file is missing or differs from manifest.json."""
+    """Read a golden bundle. Raises GoldensError if a file is missing, damaged, or differs from manifest.json."""
     manifest = _parse(folder / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise GoldensError(f"{folder / 'manifest.json'}: expected an object with format {FORMAT}")
-    for name in FILES:
-        expected = manifest.get("files", {}).get(name)
-        if not (folder / name).is_file():
-            raise GoldensError(f"{folder / name}: no such file")
-        actual = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        if actual != expected:
-            raise GoldensError(f"{folder / name}: expected sha256 {expected}, got {actual}")
-    return Goldens(
-        cases=_parse(folder / "cases.json"),
-        embeddings=read_safetensors(folder / "embeddings.safetensors")["sentence_embedding"].data,
-        stages={name: tensor.data for name, tensor in read_safetensors(folder / "stages.safetensors").items()},
-        tolerances={stage: entry["tolerance"] for stage, entry in manifest["stages"].items()},
-        manifest=manifest,
-    )
+    try:
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise GoldensError(f"{folder / name}: no such file")
+            expected, actual = manifest["files"].get(name), sha256_of(folder / name)
+            if actual != expected:
+                raise GoldensError(f"{folder / name}: expected sha256 {expected}, got {actual}")
+        goldens = Goldens(
+            cases=_parse(folder / "cases.json"),
+            embeddings=read_file(folder / "embeddings.safetensors", MAX_FILE_BYTES)["sentence_embedding"],
+            stages=read_file(folder / "stages.safetensors", MAX_FILE_BYTES),
+            tolerances={stage: float(entry["tolerance"]) for stage, entry in manifest["stages"].items()},
+            manifest=manifest,
+        )
+        _check_complete(folder, goldens)
+    except GoldensError:
+        raise
+    except OSError as error:
+        raise GoldensError(f"{error.filename or folder}: {error.strerror or error}") from None
+    except WeightsError as error:
+        raise GoldensError(str(error)) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise GoldensError(f"{folder}: not a golden bundle: {type(error).__name__}: {error}") from None
+    return goldens
+
+
+def _check_complete(folder: Path, goldens: Goldens) -> None:
+    """Raise GoldensError if a case or a stage is missing or there is one more than the manifest names."""
+    numbers, n = [case["case"] for case in goldens.cases], goldens.manifest["cases"]
+    if numbers != list(range(len(numbers))) or not n == len(numbers) == len(goldens.embeddings):
+        got = f"{len(numbers)} cases and {len(goldens.embeddings)} embeddings"
+        raise GoldensError(f"{folder}: expected {n} numbered cases and an embedding of each, got {got}")
+    cases = [case["case"] for case in goldens.cases if case["stages"]]
+    expected = {f"{case:02}/{stage}" for case in cases for stage in goldens.tolerances}
+    for got, names in (("no", expected - goldens.stages.keys()), ("also", goldens.stages.keys() - expected)):
+        if names:
+            path = folder / "stages.safetensors"
+            raise GoldensError(f"{path}: expected {len(expected)} arrays, got {got} {min(names)}")
 
 
 def _parse(path: Path) -> Any:
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise GoldensError(f"{path}: expected at most {MAX_JSON_BYTES} bytes, got {path.stat().st_size}")
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise GoldensError(f"{path}: no such file") from None
-    except ValueError as error:
+    except OSError as error:
+        raise GoldensError(f"{path}: {error.strerror or error}") from None
+    except GoldensError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise GoldensError(f"{path}: not valid JSON: {error}") from None
 
 

@@ -175,7 +175,8 @@ def _describe_worst(worst: Worst) -> str:
         decimals = 0
     else:  # two digits of the error; more would differ between machines
         decimals = 1 - math.floor(math.log10(error)) if 1e-12 < error < 1 else 2
-    values = f"expected {worst.wanted:.{decimals}f}, got {worst.found:.{decimals}f}"
+    found = f"{worst.found:.{decimals}f}" if abs(worst.found) < 1e9 else f"{worst.found:.3g}"
+    values = f"expected {worst.wanted:.{decimals}f}, got {found}"
     return f"{worst.probe} [{index}]{token}: {values}   {text!r}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minilm_np.crosscheck.compare import CannotCompareError
+from minilm_np.crosscheck.compare import CannotCompareError, numbers
 from minilm_np.model import Array
 
 COSINE_TOLERANCE = 1e-6  # cosines that differ by less count as equal; float32 rounds an element by 2e-7
@@ -98,13 +98,14 @@ def equivalence(first: Any, second: Any, *, k: int = 10, threshold: float = 0.7)
 
 
 def _unit_vectors(name: str, value: Any) -> Array:
-    vectors = np.asarray(value, np.float64)
-    if vectors.ndim != 2:
+    vectors = numbers(name, value)
+    if vectors.ndim != 2 or not vectors.shape[1]:
         raise CannotCompareError(f"{name}: expected vectors (n, D), got shape {vectors.shape}")
     if not np.isfinite(vectors).all():
         row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
         raise CannotCompareError(f"{name}: expected finite vectors, got NaN or infinity in vector {row}")
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if (lengths == 0).any():
-        raise CannotCompareError(f"{name}: expected non-zero vectors, got zeros in vector {int(np.argmin(lengths))}")
-    return np.asarray(vectors / lengths)
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    if (largest == 0).any():
+        raise CannotCompareError(f"{name}: expected non-zero vectors, got zeros in vector {int(np.argmin(largest))}")
+    vectors = vectors / largest  # so that no square overflows
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))

@@ -201,7 +201,9 @@ def _call(encoder: Encode, texts: list[str]) -> Array:
         vectors: Any = encoder(texts)
         if hasattr(vectors, "detach"):  # a PyTorch tensor; NumPy has no bfloat16
             vectors = vectors.detach().cpu()
-            vectors = vectors.float() if vectors.element_size() < 4 else vectors
+            vectors = vectors.float() if vectors.is_floating_point() and vectors.element_size() < 4 else vectors
+        if np.ma.is_masked(vectors):
+            raise ValueError("got masked elements")
         return np.asarray(vectors)
     except Exception as error:
         raised = "" if isinstance(error, ValueError) else f"raised {type(error).__name__}: "

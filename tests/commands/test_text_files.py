@@ -40,27 +40,28 @@ def test_search_and_encode_split_only_at_line_ends(
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content",
     [
-        ("hello\nworld\n".encode("utf-16-le"), "line 1: expected text in UTF-8, got a NUL character, as in UTF-16"),
-        ("hello\nworld\n".encode("utf-16-be"), "line 1: expected text in UTF-8, got a NUL character, as in UTF-16"),
-        ("hello\nworld\n".encode("utf-16"), "expected UTF-8, got UTF-16"),
-        (b"hello\nwor\0ld\n", "line 2: expected text in UTF-8, got a NUL character"),
+        "hello\nworld\n".encode("utf-16-le"),
+        "hello\nworld\n".encode("utf-16-be"),
+        "hello\nworld\n".encode("utf-16"),
+        "hello\nworld\n".encode("utf-32-le"),
+        b"\0" * 100,
     ],
 )
 @pytest.mark.parametrize("command", ["encode", "search", "crosscheck"])
-def test_refuses_utf_16(tmp_path: Path, content: bytes, message: str, command: str) -> None:
+def test_refuses_utf_16(tmp_path: Path, content: bytes, command: str) -> None:
     (tmp_path / "texts.txt").write_bytes(content)
     arguments = {
         "encode": ["encode", "texts.txt"],
         "search": ["search", "texts.txt", "query"],
         "crosscheck": ["crosscheck", "x.npy", "--corpus", "texts.txt"],
     }[command]
-    assert_fails(run(*arguments, cwd=tmp_path), f"texts.txt{':' if ' got UTF-16' in message else ','} {message}")
+    assert_fails(run(*arguments, cwd=tmp_path), "texts.txt: expected UTF-8, got UTF-16")
 
 
 def test_standard_input_in_utf_16_is_refused() -> None:
-    assert_fails(run("encode", stdin="hello".encode("utf-16-le")), "standard input, line 1: expected text in UTF-8")
+    assert_fails(run("encode", stdin="hello".encode("utf-16-le")), "standard input: expected UTF-8, got UTF-16")
 
 
 EMPTY_NAMES = [
@@ -94,3 +95,10 @@ def test_saving_to_an_empty_name_is_refused(model: SentenceTransformer) -> None:
 def test_json_files_of_a_checkpoint_may_have_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(BOM + b'{"hidden_size": 384}')
     assert read_json(tmp_path / "config.json") == {"hidden_size": 384}
+
+
+def test_a_text_may_have_a_nul_character(tmp_path: Path, model: SentenceTransformer) -> None:
+    texts = ["a text with one\0 character that is a NUL", "second"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    assert run("encode", "texts.txt", "-o", "o.npy", cwd=tmp_path).returncode == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), model.encode(texts))
