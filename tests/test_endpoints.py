@@ -118,7 +118,7 @@ def test_json_is_parsed_in_bounded_memory(row: str) -> None:
     JsonArrays().parse(text)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 140 * text.count(",") + 4 * len(text)
+    assert peak < 140 * sum(map(text.count, '[{"')) + 20 * len(text)
 
 
 def test_where_no_thread_can_be_started_the_caller_asks(monkeypatch: pytest.MonkeyPatch) -> None:
