@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from minilm_np import __version__
-from minilm_np.commands import crosscheck, encode, evaluate, fetch, goldens, info, search, similarity
+from minilm_np.commands import compile, crosscheck, encode, evaluate, fetch, goldens, info, search, similarity
 
-COMMANDS = (similarity, encode, search, crosscheck, goldens, evaluate, fetch, info)
+COMMANDS = (similarity, encode, search, crosscheck, goldens, evaluate, fetch, compile, info)
 CLOSED_PIPE = 128 + 13  # the exit code that a shell reports for a program ended by SIGPIPE
 INTERRUPTED = 128 + 2  # ... by SIGINT
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import chain, pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -84,9 +82,11 @@ class Encoder:
         kernels, self.backend_reason = _choose_kernels(backend, self.dtype, self.config)
         if kernels:
             try:
+                from minilm_np.kernels.warm_up import warm_up
+
                 self._bert = model.prepare(params, self.config, kernels)
                 release_pages(params)
-                self._warm_up()
+                warm_up(self._bert)
             except Exception as error:  # Numba is installed but cannot compile, or run, on this machine
                 kernels, self.backend_reason = None, _without_numba(backend, error)
         if not kernels:
@@ -256,20 +256,6 @@ class Encoder:
 
         with team(self.threads) as members:
             return compute(chunk, members)
-
-    def _warm_up(self) -> None:
-        """Run every kernel once: at its first call Numba compiles a kernel or loads it from the cache."""
-        from minilm_np.kernels.simd import WITHOUT_JIT
-        from minilm_np.kernels.team import Team, worker_loop
-
-        if WITHOUT_JIT:
-            return
-        tokens = self.tokenizer(["compile"])
-        with _notice_if_slow("compiling the Numba kernels, once on this machine"):
-            self._forward(tokens)
-            together = Team(2)
-            worker_loop(together._box, 1, 0)  # compiled here, because an error in a worker thread would be lost
-            self._forward(tokens, team=together)
 
     # --- word pieces, hidden states, stages -----------------------------------------------------
 
@@ -459,18 +445,6 @@ def _cut_by_tokens(lengths: Array, limit: int, threads: int) -> Array:
         chunks = -(-chunks // threads) * threads
     cuts = np.searchsorted(ends, ends[-1] * np.arange(1, chunks) / chunks)
     return np.unique(cuts[cuts > 0])
-
-
-@contextmanager
-def _notice_if_slow(activity: str) -> Iterator[None]:
-    """Print `activity` to stderr if the block takes more than a second."""
-    timer = threading.Timer(1.0, lambda: print(f"minilm_np: {activity}", file=sys.stderr))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def as_texts(sentences: Any, name: str = "sentences", *, allow_one: bool = True) -> list[Text]:

@@ -28,6 +28,7 @@ from minilm_np.checkpoint import read_config, read_params
 from minilm_np.layout import Layout, WeightsError, find_layout
 from minilm_np.layout import WeightsNotFoundError as WeightsNotFoundError
 from minilm_np.model import Array, BertConfig
+from minilm_np.user_cache import cache_folder as cache_folder
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 SHA256 = {  # every file of the model that is read, in the order in which `fetch` moves them into place
@@ -50,15 +51,6 @@ class Place(NamedTuple):
 
     what: str  # the kind of place, such as "explicit path" or "Hugging Face cache"
     folder: Path  # the folder itself, which may not exist
-
-
-def cache_folder() -> Path:
-    """Return this package's folder in the platform's cache directory, without creating it."""
-    if os.name == "nt" and os.environ.get("LOCALAPPDATA"):
-        return Path(os.environ["LOCALAPPDATA"]) / "minilm_np"
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]) / "minilm_np"
-    return Path(os.path.expanduser("~")) / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "minilm_np"
 
 
 def checkout_folder() -> Path | None:

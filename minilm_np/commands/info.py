@@ -37,3 +37,22 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"op set      {model.backend} ({model.backend_reason}); numpy for up to {MAX_TEXTS_FOR_NUMPY} texts")
     print(f"threads     {model.threads}" if model.backend == "numba" else "threads     set by NumPy's BLAS")
     print(f"cache       {weights.cache_folder()}")
+    if model.backend == "numba":
+        _print_compile_cache()
+
+
+def _print_compile_cache() -> None:
+    """Print where the kernels' machine code is kept, for which CPU, and how to clear it."""
+    from minilm_np.kernels import cache
+    from minilm_np.kernels.simd import WIDTH
+
+    print(f"CPU         {cache.target_cpu()}, vectors of {WIDTH} float32")
+    files = cache.entries()
+    size = sum(file.stat().st_size for file in files) / 1e6
+    folders = sorted({str(file.parent) for file in files})
+    where = f"{', '.join(folders)}: {len(files)} files, {size:.1f} MB" if files else "none: each start compiles them"
+    print(f"kernels     {where}")
+    for folder in folders:
+        print(f"            to clear: rm {folder}/*{cache.SUFFIX}")
+    for path, reason in cache.refused():
+        print(f"            not used: {path}: {reason}")

@@ -35,10 +35,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import config, njit, types
@@ -46,34 +44,24 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
-from minilm_np import ops
+from minilm_np.kernels.cache import KernelCache, check_target, lanes
 from minilm_np.ops import TAIL_COEFFICIENTS, TAIL_SCALE
 
 WITHOUT_JIT = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]  # $NUMBA_DISABLE_JIT
+if not WITHOUT_JIT:
+    check_target()
 # Lanes of a vector: 16 with AVX-512, else 8, which is one AVX2 register or, split by LLVM, two of SSE or NEON.
-WIDTH = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
-
-# Numba recompiles a cached kernel when the kernel's own file changes, but does not notice changes in the functions and
-# constants that the kernel takes from other files. So the stamp of each cached kernel covers all of these files.
-SOURCES = tuple(
-    (path.name, path.stat().st_mtime, path.stat().st_size)
-    for path in (Path(ops.__file__), *sorted(Path(__file__).parent.glob("*.py")))
-)
+WIDTH = lanes()
 
 
 def jit(function: Any) -> Any:
-    """Compile a kernel at its first call, to run without the GIL, and keep the code in Numba's on-disk cache.
+    """Compile a kernel at its first call, to run without the GIL, and keep the code on disk (cache.py).
 
     `fastmath` is off: LLVM may not reorder a sum, so a row's result has the same bits in every position of a tile.
-    Numba raises RuntimeError if it finds no writable folder for the cache; then every process compiles the kernels
-    again.
     """
-    try:
-        compiled = njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:
-        return njit(nogil=True, error_model="numpy")(function)
-    if cache_file := getattr(getattr(compiled, "_cache", None), "_cache_file", None):
-        cache_file._source_stamp = (cache_file._source_stamp, SOURCES)
+    compiled: Any = njit(nogil=True, error_model="numpy")(function)
+    if not WITHOUT_JIT:
+        compiled._cache = KernelCache(function)
     return compiled
 
 

@@ -17,6 +17,7 @@ from support.evaluation import STS_TSV, write_files
 from minilm_np import SentenceTransformer
 from minilm_np.cli import main
 from minilm_np.crosscheck import goldens, probe_texts
+from minilm_np.kernels.simd import WIDTH, WITHOUT_JIT
 
 LINES = ["A man is eating food.", "Someone has a meal.", "The stock market fell."]
 PORT = """
@@ -43,6 +44,7 @@ COMMANDS = {  # the command's name is the first word; W is the model's folder; t
     "evaluate, port": "evaluate STS12 --data . --encoder port:encode --timeout 5 --model-name any",
     "evaluate, list": "evaluate --list --data .",
     "fetch": "fetch --to W",
+    "compile": "compile",
     "info": "info --model W",
 }
 
@@ -156,3 +158,11 @@ def test_fetch_and_info_print_the_folder(run: Callable[..., str], weights_folder
     assert run("fetch").strip() == str(weights_folder)
     out = run("info")
     assert "22,565,376" in out and str(weights_folder) in out
+
+
+def test_compile_names_the_cpu(run: Callable[..., str]) -> None:
+    if WITHOUT_JIT:
+        assert main(["compile"]) == 2
+    else:
+        out = run("compile")
+        assert "CPU" in out and f"vectors of {WIDTH} float32" in out

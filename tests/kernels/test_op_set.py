@@ -85,10 +85,12 @@ features = llvmlite.binding.get_host_cpu_features()
 if features.get("avx512f"):
     features.update({name: False for name in features if name.startswith("avx512")})
 else:
-    class WithAVX512(type(features)):  # for simd.WIDTH only; LLVM still compiles for this CPU and splits each vector
-        def get(self, name):
-            return name == "avx512f"
-    features = WithAVX512(features)
+    class WithAVX512(str):  # for simd.WIDTH only; LLVM still compiles for this CPU and splits each vector
+        def split(self, *_):
+            return ["+avx512f"]
+    from numba.core import codegen
+    flags = WithAVX512(codegen.get_host_cpu_features())
+    codegen.get_host_cpu_features = lambda: flags
 llvmlite.binding.get_host_cpu_features = lambda: features
 vectors, texts, folder, *test_files = sys.argv[1:]
 failed = pytest.main(["-q", "-p", "no:cacheprovider", *test_files])  # first, because pytest rewrites what it imports

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 from generate import polynomials
-from support.kernels import needs_jit
 
 from minilm_np import ops
 from minilm_np.kernels import simd
@@ -54,23 +51,3 @@ def test_exp2_coefficients_come_from_the_fit() -> None:
     coefficients, error = polynomials.fit_exp2()
     np.testing.assert_allclose(coefficients, simd.EXP2_COEFFICIENTS, rtol=1e-5)
     assert error < 2.1e-9
-
-
-@needs_jit
-def test_cache_stamp_covers_every_source_file() -> None:
-    """Numba alone would run old code after a change in simd.py or ops.py, which the kernels inline."""
-    from minilm_np.kernels.linear import linear
-
-    _, stamp = linear._cache._cache_file._source_stamp
-    kernel_files = Path(simd.__file__).parent.glob("*.py")
-    assert {name for name, *_ in stamp} == {"ops.py", *(path.name for path in kernel_files)}
-
-
-def test_jit_works_without_a_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    def njit(cache: bool = False, **_: Any) -> Any:
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: function
-
-    monkeypatch.setattr(simd, "njit", njit)
-    assert simd.jit(len) is len
