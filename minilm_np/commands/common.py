@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from minilm_np.files import check_writable, replaced
 
 if TYPE_CHECKING:
     from minilm_np import SentenceTransformer
@@ -62,17 +63,22 @@ def check_at_least_one(option: str, value: int) -> None:
 
 
 def check_outputs(arguments: argparse.Namespace, *options: str) -> None:
-    """Raise ValueError if the file of an option cannot be written. Called before the work, which can take hours."""
+    """Raise ValueError if the file of an option cannot be written. Called before the work, which can take hours.
+
+    A temporary file is written where the later one will be, because no other check finds every reason.
+    """
     for option in options:
         path = getattr(arguments, option)
         if path is None or str(path) == "-":
             continue
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):
             raise ValueError(f"--{option}: {path.parent} is not a folder")
-        if path.is_dir():
+        if os.path.isdir(path):
             raise ValueError(f"--{option}: expected a file, got the folder {path}")
-        if not os.access(path if path.exists() and not path.is_file() else path.resolve().parent, os.W_OK):
-            raise ValueError(f"--{option}: {path} is not writable")
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise ValueError(f"--{option}: {path} is not writable: {error.strerror}") from None
 
 
 # --- model and targets -------------------------------------------------------------------------
@@ -135,16 +141,8 @@ def read_lines(name: str) -> list[str]:
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write the whole file; if `write` fails, the old file stays."""
-    if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced
-        with path.open("wb") as file:
-            write(file)
-        return
-    path = path.resolve()  # replace the file that a symbolic link points to, not the link
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        part = Path(folder) / path.name
-        with part.open("wb") as file:
-            write(file)
-        part.replace(path)
+    with replaced(path) as part, part.open("wb") as file:
+        write(file)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,6 +20,7 @@ from minilm_np.commands.common import (
     write_json_and_print,
     write_text,
 )
+from minilm_np.files import replaced
 
 if TYPE_CHECKING:
     from minilm_np.targets import Target
@@ -110,7 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.plot is not None:
             from minilm_np.crosscheck.plot import plot
 
-            plot(report, arguments.plot)
+            with replaced(arguments.plot) as part:
+                plot(report, part)
         if arguments.junit is not None:
             write_text(arguments.junit, report.to_junit())
     finally:

@@ -19,7 +19,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from minilm_np import __version__
 from minilm_np.checkpoint import WeightsError
 from minilm_np.crosscheck.probes import PROBES, TEXTS
 from minilm_np.crosscheck.truth import STAGE_ROWS, TOLERANCE_FACTOR, Truth, compute, float32_errors, tolerance
+from minilm_np.files import PREFIX, named, remove_leftovers, staging_folder
 from minilm_np.model import Array, stage_names
 from minilm_np.targets import MAX_FILE_BYTES
 from minilm_np.targets.files import read as read_file
@@ -60,14 +60,13 @@ class Goldens(NamedTuple):
 def write_goldens(folder: Path) -> Path:
     """Write a golden bundle to a new or empty folder and return the folder. This takes about ten seconds.
 
-    The folder appears only when it is complete. Raises GoldensError if the path is a file or a folder that
-    is not empty.
+    A new folder appears only when it is complete; an empty folder gets manifest.json last. Before the work, raises
+    GoldensError if the path is a file, a link, the current folder or a folder that is not empty, and OSError if it
+    cannot be written.
     """
     from minilm_np.crosscheck import reproducible
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        got = "a folder with files" if folder.is_dir() else "a file"
-        raise GoldensError(f"{folder}: expected a new or empty folder, got {got}")
+    _check_target(folder)
     reference = compute(reproducible)
     contents = {
         "cases.json": _json(_cases(reference)),
@@ -77,16 +76,47 @@ def write_goldens(folder: Path) -> Path:
         "detection.json": (Path(__file__).parent / "detection.json").read_bytes(),
     }
     contents["manifest.json"] = _json(_manifest(reference, contents))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        new = Path(temporary) / folder.name
+    with staging_folder(_place(folder)) as temporary:
+        new = temporary / folder.name
         new.mkdir()
         for name, content in contents.items():
             (new / name).write_bytes(content)
-        if folder.exists():
-            folder.rmdir()  # empty
-        new.rename(folder)
+        if folder.exists():  # it may be a mount point, which cannot be replaced
+            for name in contents:  # manifest.json last: without it, this is no bundle
+                (new / name).replace(folder / name)
+        else:
+            new.rename(folder)
     return folder
+
+
+def _place(folder: Path) -> Path:
+    """Return where the files of a bundle are written before they are moved, which is in the same file system."""
+    return folder if folder.exists() else folder.parent
+
+
+def _check_target(folder: Path) -> None:
+    """Raise GoldensError or OSError if a bundle cannot be written to the folder; a temporary folder there is a test."""
+    try:
+        if folder.is_dir():
+            remove_leftovers(folder, PREFIX)
+        got = (
+            "a symbolic link"
+            if folder.is_symlink()
+            else "the current folder"
+            if not folder.name or folder.name == ".."
+            else "a file"
+            if folder.exists() and not folder.is_dir()
+            else "a folder with files"
+            if folder.exists() and any(folder.iterdir())
+            else None
+        )
+        if got:
+            raise GoldensError(f"{folder}: expected a new or empty folder, got {got}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with staging_folder(_place(folder)) as temporary:
+            (temporary / folder.name).mkdir()
+    except OSError as error:
+        raise named(error, folder) from None
 
 
 def read_goldens(folder: Path) -> Goldens:
