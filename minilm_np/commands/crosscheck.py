@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from minilm_np.commands.common import (
@@ -88,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments, "json", "junit", "plot")
     if arguments.plot is not None and arguments.plot.suffix not in SUFFIXES:
         raise ValueError(f"--plot: expected a name that ends in {', '.join(SUFFIXES)}, got {str(arguments.plot)!r}")
+    if arguments.plot is not None and not find_spec("matplotlib"):
+        raise ImportError("--plot: needs matplotlib, which is not installed")
     if arguments.target is None:
         raise ValueError("TARGET: expected a port to check, or the option --texts; see --help")
     if arguments.corpus is not None:

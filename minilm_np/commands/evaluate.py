@@ -71,13 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
             listed = data.Files(arguments.data) if arguments.data else data.Datasets()
         print(report.listing(named or all_tasks().values(), listed))
         return 0
+    check_outputs(arguments, "json")
     source: data.Source = data.Files(arguments.data) if arguments.data else data.Datasets()
     tasks = named or [task for task in all_tasks().values() if source.has(task)]
     if not tasks:
         raise ValueError(f"--data: {arguments.data or 'the cache of datasets'} has no data for any task; see --list")
     for task in named:  # a task without data must not fail after hours of work
         data.check(source, task)
-    check_outputs(arguments, "json")
     encode, batch_size, description = _encoder(arguments)
     from tqdm import tqdm
 

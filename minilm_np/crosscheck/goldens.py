@@ -27,7 +27,7 @@ from minilm_np import __version__
 from minilm_np.checkpoint import WeightsError
 from minilm_np.crosscheck.probes import PROBES, TEXTS
 from minilm_np.crosscheck.truth import STAGE_ROWS, TOLERANCE_FACTOR, Truth, compute, float32_errors, tolerance
-from minilm_np.files import PREFIX, named, remove_leftovers, staging_folder
+from minilm_np.files import named, remove_leftovers, staging_folder
 from minilm_np.model import Array, stage_names
 from minilm_np.targets import MAX_FILE_BYTES
 from minilm_np.targets.files import read as read_file
@@ -76,6 +76,7 @@ def write_goldens(folder: Path) -> Path:
         "detection.json": (Path(__file__).parent / "detection.json").read_bytes(),
     }
     contents["manifest.json"] = _json(_manifest(reference, contents))
+    _check_target(folder)  # again: another process may have written there meanwhile
     with staging_folder(_place(folder)) as temporary:
         new = temporary / folder.name
         new.mkdir()
@@ -98,21 +99,23 @@ def _check_target(folder: Path) -> None:
     """Raise GoldensError or OSError if a bundle cannot be written to the folder; a temporary folder there is a test."""
     try:
         if folder.is_dir():
-            remove_leftovers(folder, PREFIX)
-        got = (
-            "a symbolic link"
-            if folder.is_symlink()
-            else "the current folder"
-            if not folder.name or folder.name == ".."
-            else "a file"
-            if folder.exists() and not folder.is_dir()
-            else "a folder with files"
-            if folder.exists() and any(folder.iterdir())
-            else None
-        )
-        if got:
-            raise GoldensError(f"{folder}: expected a new or empty folder, got {got}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+        if folder.is_symlink():
+            got = "a symbolic link"
+        elif folder.name in ("", ".."):
+            got = "the current folder"
+        elif folder.exists() and not folder.is_dir():
+            got = "a file"
+        elif folder.exists() and any(folder.iterdir()):
+            got = "a folder with files"
+        else:
+            got = ""
+    except OSError as error:
+        raise named(error, folder) from None
+    if got:
+        raise GoldensError(f"{folder}: expected a new or empty folder, got {got}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
         with staging_folder(_place(folder)) as temporary:
             (temporary / folder.name).mkdir()
     except OSError as error:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from minilm_np import util
 from minilm_np.evaluate.protocols import TopK
+from minilm_np.files import check_writable
 
 Array = npt.NDArray[Any]
 Metrics = dict[str, float]
@@ -59,11 +60,21 @@ class Evaluator:
             logger.info("%s: %.4f", key, value)
         return named
 
-    def _write(self, output_path: Any, values: Iterable[Any], line_end: str = "\r\n") -> None:
+    def _check_output(self, output_path: Any) -> None:
+        """Raise OSError if the .csv file cannot be written. Called before the work, which can take hours."""
         if output_path is None or not self.write_csv:
             return
         path = Path(output_path) / self.csv_file
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.open("a").close()
+        else:
+            check_writable(path)
+
+    def _write(self, output_path: Any, values: Iterable[Any], line_end: str = "\r\n") -> None:
+        if output_path is None or not self.write_csv:
+            return
+        path = Path(output_path) / self.csv_file
         new = not path.is_file()
         with path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator=line_end)
@@ -133,6 +144,7 @@ class EmbeddingSimilarityEvaluator(Evaluator):
 
         With an output_path, a line with epoch, steps and these metrics is appended to the .csv file in that folder.
         """
+        self._check_output(output_path)
         from scipy.stats import pearsonr, spearmanr
 
         names = self.similarity_fn_names = self.similarity_fn_names or _checked_names([model.similarity_fn_name])
@@ -232,6 +244,7 @@ class BinaryClassificationEvaluator(Evaluator):
 
         With an output_path, a line with epoch, steps and these metrics is appended to the .csv file in that folder.
         """
+        self._check_output(output_path)
         names = self.similarity_fn_names = self.similarity_fn_names or _checked_names([model.similarity_fn_name])
         scores = self.compute_metrics(model)
         self.csv_headers = ["epoch", "steps", *(f"{name}_{measure}" for name in names for measure in self.IN_CSV)]
@@ -388,6 +401,7 @@ class TripletEvaluator(Evaluator):
 
         With an output_path, a line with epoch, steps and these metrics is appended to the .csv file in that folder.
         """
+        self._check_output(output_path)
         anchors = _encode(self, model.encode_query, self.anchors)
         positives, negatives = (
             _encode(self, model.encode_document, texts) for texts in (self.positives, self.negatives)
@@ -468,6 +482,7 @@ class RerankingEvaluator(Evaluator):
 
         With an output_path, a line with epoch, steps and these metrics is appended to the .csv file in that folder.
         """
+        self._check_output(output_path)
         scores = self.compute_metrics(model)
         self._write(output_path, [epoch, steps, scores["map"], scores["mrr"], scores["ndcg"]])
         primary = f"ndcg@{self.at_k}"
@@ -597,6 +612,7 @@ class InformationRetrievalEvaluator(Evaluator):
         With an output_path, a line with epoch, steps and these metrics is appended to the .csv file in that folder;
         write_predictions also writes a .jsonl file for each score function.
         """
+        self._check_output(output_path)
         functions = self.score_functions or {model.similarity_fn_name: model.similarity}
         best = self._search(model, functions)
         if self.write_predictions and output_path is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +50,21 @@ def test_rejects_empty_inputs() -> None:
 def test_rejects_invalid_arguments(name: str, arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         getattr(evaluate, name)(*arguments)
+
+
+@pytest.mark.parametrize(
+    "evaluator",
+    [
+        EmbeddingSimilarityEvaluator(["a"], ["b"], [1.0]),
+        BinaryClassificationEvaluator(["a", "b"], ["b", "a"], [1, 0]),
+        TripletEvaluator(["a"], ["b"], ["c"]),
+        RerankingEvaluator([{"query": "q", "positive": ["p"], "negative": ["n"]}]),
+        InformationRetrievalEvaluator({"1": "q"}, {"d": "text"}, {"1": {"d"}}, write_predictions=True),
+    ],
+)
+def test_a_csv_file_that_cannot_be_written_is_an_error_before_the_work(tmp_path: Path, evaluator: Any) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / evaluator.csv_file).mkdir(parents=True)
+    for path in ("file", "file/x", "folder", "n" * 300):
+        with pytest.raises(OSError):
+            evaluator(object(), tmp_path / path)  # an object has no method that could do the work
