@@ -170,11 +170,23 @@ mount -o remount,ro,bind file.npy && ! "$@" encode missing.txt -o file.npy
 """
 
 
+WITHOUT_WORK = """
+import sys
+from unittest.mock import MagicMock
+from minilm_np.cli import main
+from minilm_np.crosscheck import goldens
+for name in ("compute", "_cases", "_stages", "_manifest"):
+    setattr(goldens, name, MagicMock())
+goldens._json = goldens._safetensors = lambda *_, **__: b"{}"
+sys.exit(main())
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount")
 def test_mount_points(tmp_path: Path) -> None:
     """Bundles go into an empty mount point and vectors into a mounted file; a read-only one is refused."""
     Path("mounted").mkdir()
-    command = ["unshare", "-m", "sh", "-c", MOUNT, "sh", sys.executable, "-m", "minilm_np"]
+    command = ["unshare", "-m", "sh", "-c", MOUNT, "sh", sys.executable, "-c", WITHOUT_WORK]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
     except FileNotFoundError:
