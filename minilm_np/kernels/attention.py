@@ -30,15 +30,19 @@ from minilm_np.kernels.simd import (
     add,
     div,
     exp2,
+    fabs,
     fma,
     inline,
     jit,
     load,
     maximum,
+    minimum,
     mul,
     splat,
     store,
     store_tile,
+    sub,
+    sum_of,
     transpose,
     zero_tile,
 )
@@ -47,6 +51,10 @@ from minilm_np.kernels.simd import (
 # WIDTH of the head's D columns.
 ROWS, VECTORS = (8, 2) if WIDTH == 16 else (4, 2)
 LANES = VECTORS * WIDTH  # queries computed together: 32 with AVX-512, else 16
+# `shift` in softmax_columns is rounded. Its error is the same for every key, so it cancels, as long as it is far below
+# 127, where exp2 overflows. It is at most 2^-9 for scores up to this one, before they are scaled. The scores of
+# all-MiniLM-L6-v2 stay below 400.
+LARGE_SCORE = 2.0**16
 KEYS_PER_PARTIAL_SUM = 16  # the softmax adds up its exponentials in short sums, because their errors are smaller
 
 
@@ -73,6 +81,12 @@ def softmax_columns(scores, lane, S, scale):
     largest = load(scores, lane)
     for s in range(1, S):
         largest = maximum(largest, load(scores, s * LANES + lane))
+    limit = splat(np.float32(LARGE_SCORE))
+    excess = sub(largest, minimum(maximum(largest, sub(splat(np.float32(0)), limit)), limit))  # 0 for ordinary scores
+    if sum_of(fabs(excess)) != 0:
+        for s in range(S):
+            store(sub(load(scores, s * LANES + lane), excess), scores, s * LANES + lane)
+        largest = sub(largest, excess)
     factor = splat(np.float32(scale / math.log(2)))  # e^x = 2^(x / ln 2)
     shift = mul(largest, splat(np.float32(-scale / math.log(2))))
     total = splat(np.float32(0))
