@@ -9,7 +9,7 @@ import json
 import mmap
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np.formats import bf16_to_float32
-from minilm_np.layout import Layout, check_is_not_lfs_pointer, find_layout, shards
+from minilm_np.layout import OPTIONS, Layout, check_is_not_lfs_pointer, find_layout, shards, shown
 from minilm_np.layout import WeightsError as WeightsError
 from minilm_np.layout import read_json as read_json
 from minilm_np.model import Array, BertConfig
@@ -44,6 +44,10 @@ ACCEPTED_SENTENCE_CONFIG: dict[str, tuple[Any, ...]] = {  # the same for sentenc
     "processing_kwargs": ({}, None),
     "query_length": (None,),  # these two change the length in encode_query and encode_document
     "document_length": (None,),
+}
+ACCEPTED_TEXT: dict[str, tuple[Any, ...]] = {  # the same for its modality_config, text
+    "method": ("forward",),
+    "method_output_name": ("last_hidden_state", ["last_hidden_state"]),
 }
 POOLING_MODES = {  # keys of older checkpoints -> names in newer ones
     "pooling_mode_cls_token": "cls",
@@ -84,7 +88,7 @@ def read_config(folder: Path) -> BertConfig:
         )
     eps = config.get("layer_norm_eps", 1e-12)
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not (0 <= eps < 1):
-        raise WeightsError(f"{path}: layer_norm_eps: expected a number in [0, 1), got {eps!r}")
+        raise WeightsError(f"{path}: layer_norm_eps: expected a number in [0, 1), got {shown(eps)}")
 
     mode, length = _read_pooling_mode(layout.pooling), _read_max_seq_length(layout, values["max_position_embeddings"])
     _check_tokenizer_settings(layout)
@@ -106,6 +110,8 @@ def _read_pooling_mode(path: Path | None) -> str:
         "pooling_mode_mean_tokens": True  # sentence-transformers' default
     }
     _check_accepted(pooling, {"include_prompt": (True,)}, path)
+    if "pooling_mode" not in pooling:
+        _check_accepted(flags, dict.fromkeys(flags, (False, True)), path)
     mode = pooling.get("pooling_mode", [POOLING_MODES.get(key, key) for key, value in flags.items() if value])
     if isinstance(mode, list) and len(mode) == 1:
         mode = mode[0]
@@ -117,17 +123,20 @@ def _read_max_seq_length(layout: Layout, positions: int) -> int:
     path, key, length = layout.sentence_config, "max_seq_length", None
     if path:
         sentence = _object(read_json(path), path)
-        if sentence.get("do_lower_case") is True and not _lowercases(layout):
+        _check_accepted(sentence, ACCEPTED_SENTENCE_CONFIG, path)
+        if sentence.get("do_lower_case") and not _lowercases(layout):
             expected = "expected false, or a tokenizer.json whose normalizer lowercases"
             raise WeightsError(f"{path}: do_lower_case: {expected}, got true")
-        _check_accepted(sentence, ACCEPTED_SENTENCE_CONFIG, path)
+        modalities = _object(sentence.get("modality_config", {}), path, "modality_config")
+        text = _object(modalities.get("text", {}), path, "modality_config: text")
+        _check_accepted(text, ACCEPTED_TEXT, path, "modality_config: text: ")
         length = sentence.get(key)
     if path is None or length is None:  # sentence-transformers 6, and transformers, save it with the tokenizer
         path, key = layout.transformer / "tokenizer_config.json", "model_max_length"
         length = _object(read_json(path), path).get(key) if path.is_file() else None
         length = positions if length is None else min(length, positions) if _is_integer(length) else length
     if not _is_integer(length) or not 3 <= length <= positions:
-        raise WeightsError(f"{path}: {key}: expected 3 to {positions} (max_position_embeddings), got {length!r}")
+        raise WeightsError(f"{path}: {key}: expected 3 to {positions} (max_position_embeddings), got {shown(length)}")
     return length
 
 
@@ -171,9 +180,51 @@ def _check_tokenizer_settings(layout: Layout) -> None:
             _check_one_of(path, key, settings.get(key, normalizer.get(option)), (normalizer.get(option),))
 
 
-def _object(value: Any, path: Path) -> dict[str, Any]:
+class SavedOptions(NamedTuple):
+    """What config_sentence_transformers.json sets; without the file, nothing."""
+
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    similarity_fn_name: str | None
+    truncate_dim: int | None
+
+
+def read_options(folder: Path, names_of_prompts: Iterable[str] = ()) -> SavedOptions:
+    """Return the options in a checkpoint's config_sentence_transformers.json.
+
+    Parameters
+    ----------
+    folder
+        The folder of the checkpoint.
+    names_of_prompts
+        Names that default_prompt_name may have besides those of the saved prompts.
+
+    Raises
+    ------
+    WeightsError
+        If the file is not valid JSON or an option has a wrong value; the message names file and key.
+    """
+    path = folder / OPTIONS
+    saved = _object(read_json(path), path) if path.is_file() else {}
+    prompts = {} if saved.get("prompts") is None else saved["prompts"]
+    if not (isinstance(prompts, dict) and all(isinstance(prompt, str | None) for prompt in prompts.values())):
+        raise WeightsError(f"{path}: prompts: expected an object with a string or null per name, got {shown(prompts)}")
+    _check_one_of(path, "default_prompt_name", saved.get("default_prompt_name"), (None, *names_of_prompts, *prompts))
+    _check_accepted(saved, {"similarity_fn_name": (None, "cosine", "dot", "euclidean", "manhattan")}, path)
+    if saved.get("truncate_dim") is not None:
+        _positive_integer(saved, "truncate_dim", path)
+    return SavedOptions(
+        {name: prompt or "" for name, prompt in prompts.items()},
+        saved.get("default_prompt_name"),
+        saved.get("similarity_fn_name"),
+        saved.get("truncate_dim"),
+    )
+
+
+def _object(value: Any, path: Path, key: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise WeightsError(f"{path}: expected a JSON object, got {type(value).__name__}")
+        name = f"{path}: {key}" if key else f"{path}"
+        raise WeightsError(f"{name}: expected a JSON object, got {type(value).__name__}")
     return value
 
 
@@ -184,37 +235,36 @@ def _is_integer(value: Any) -> TypeGuard[int]:
 def _positive_integer(config: Mapping[str, Any], key: str, path: Path) -> int:
     value = config.get(key)
     if not _is_integer(value) or value <= 0:
-        raise WeightsError(f"{path}: {key}: expected a positive integer, got {value!r}")
+        raise WeightsError(f"{path}: {key}: expected a positive integer, got {shown(value)}")
     return value
 
 
-def _check_accepted(config: Mapping[str, Any], accepted: Mapping[str, tuple[Any, ...]], path: Path) -> None:
+def _check_accepted(
+    config: Mapping[str, Any], accepted: Mapping[str, tuple[Any, ...]], path: Path, prefix: str = ""
+) -> None:
     for key, values in accepted.items():
-        _check_one_of(path, key, config.get(key, values[0]), values)
+        _check_one_of(path, prefix + key, config.get(key, values[0]), values)
 
 
 def _check_one_of(path: Path, key: str, value: Any, accepted: tuple[Any, ...]) -> None:
     if value not in accepted:
-        raise WeightsError(f"{path}: {key}: expected {' or '.join(map(repr, accepted))}, got {value!r}")
+        raise WeightsError(f"{path}: {key}: expected {' or '.join(map(repr, accepted))}, got {shown(value)}")
 
 
 # --- parameters --------------------------------------------------------------------------------
 
 
-def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter that the model reads, by checkpoint key.
-
-    Weights of dense layers have shape (outputs, inputs).
-    """
-    H, intermediate = config.hidden_size, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (config.vocab_size, H),
-        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, H),
-        "embeddings.position_embeddings.weight": (config.max_position_embeddings, H),
+def _parameter_axes(num_hidden_layers: int) -> dict[str, tuple[str, ...]]:
+    """Return for every parameter that the model reads, by checkpoint key, the hyperparameters that are its shape."""
+    H, intermediate = "hidden_size", "intermediate_size"
+    axes: dict[str, tuple[str, ...]] = {
+        "embeddings.word_embeddings.weight": ("vocab_size", H),
+        "embeddings.token_type_embeddings.weight": ("type_vocab_size", H),
+        "embeddings.position_embeddings.weight": ("max_position_embeddings", H),
         "embeddings.LayerNorm.weight": (H,),
         "embeddings.LayerNorm.bias": (H,),
     }
-    modules: dict[str, tuple[int, ...]] = {
+    modules: dict[str, tuple[str, ...]] = {
         "attention.self.query": (H, H),
         "attention.self.key": (H, H),
         "attention.self.value": (H, H),
@@ -224,11 +274,20 @@ def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
         "output.dense": (H, intermediate),
         "output.LayerNorm": (H,),
     }
-    for i in range(config.num_hidden_layers):
+    for i in range(num_hidden_layers):
         for name, shape in modules.items():
-            shapes[f"encoder.layer.{i}.{name}.weight"] = shape
-            shapes[f"encoder.layer.{i}.{name}.bias"] = shape[:1]
-    return shapes
+            axes[f"encoder.layer.{i}.{name}.weight"] = shape
+            axes[f"encoder.layer.{i}.{name}.bias"] = shape[:1]
+    return axes
+
+
+def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter that the model reads, by checkpoint key.
+
+    Weights of dense layers have shape (outputs, inputs).
+    """
+    axes = _parameter_axes(config.num_hidden_layers)
+    return {key: tuple(getattr(config, name) for name in names) for key, names in axes.items()}
 
 
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
@@ -314,20 +373,23 @@ def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float3
         tensors = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
     if config.num_hidden_layers > len(tensors):  # checked first, because 10**12 layers would have too many names
         message = f"expected num_hidden_layers {config.num_hidden_layers}, got only {len(tensors)} tensors"
-        raise WeightsError(f"{path}: {message}")
+        raise WeightsError(f"{path}: {message}, see config.json")
     shapes = parameter_shapes(config)
     for key in tensors:
         if key not in shapes and key.startswith(("encoder.", "embeddings.")) and key != "embeddings.position_ids":
-            raise WeightsError(f"{path}: {key}: not a parameter of the architecture in config.json")
+            what = f"the architecture in config.json, whose num_hidden_layers is {config.num_hidden_layers}"
+            raise WeightsError(f"{path}: {key}: not a parameter of {what}")
     params = {}
     for key, shape in shapes.items():
         if key not in tensors:
-            raise WeightsError(f"{path}: {key}: expected shape {shape}, got no such key")
+            layers = f"; config.json has num_hidden_layers {config.num_hidden_layers}" if ".layer." in key else ""
+            raise WeightsError(f"{path}: {key}: expected shape {shape}, got no such key{layers}")
         stored_dtype, data = tensors[key]
         if stored_dtype not in FLOATS:
             raise WeightsError(f"{path}: {key}: expected dtype {' or '.join(FLOATS)}, got {stored_dtype}")
         if data.shape != shape:
-            raise WeightsError(f"{path}: {key}: expected shape {shape}, got {data.shape}")
+            sizes = ", ".join(_parameter_axes(config.num_hidden_layers)[key])
+            raise WeightsError(f"{path}: {key}: expected shape {shape}, got {data.shape}; config.json sets {sizes}")
         if stored_dtype == "BF16":
             data = bf16_to_float32(data)
         params[key] = np.require(data, dtype, "A")  # copies only to convert, or to align

@@ -12,6 +12,7 @@ The weights are model.safetensors or its shards, and the tokenizer is tokenizer.
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ class Layout(NamedTuple):
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
+OPTIONS = "config_sentence_transformers.json"
+MAX_NAME = 255  # bytes of a file name, on all common file systems
 # sentence-transformers reads the first of these that exists, whatever the architecture is.
 SENTENCE_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
@@ -86,6 +89,15 @@ OTHER_WEIGHTS = (
     (("*.gguf",), "GGUF weights", "download model.safetensors of the same model"),
     (("*.safetensors",), "safetensors of another name", "rename the file to model.safetensors"),
 )
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+
+
+def shown(value: Any) -> str:
+    """Return repr(value) for an error message: on one line, with "..." in the middle of what is long."""
+    return _SHORT.repr(value)
 
 
 def read_json(path: Path) -> Any:
@@ -146,28 +158,34 @@ def _read_modules(path: Path) -> tuple[Path, Path, bool]:
         raise WeightsError(f"{path}: expected a list of objects with a type")
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise WeightsError(f"{path}: expected modules Transformer, Pooling[, Normalize], got {', '.join(kinds)}")
+        got = ", ".join(shown(kind)[1:-1] for kind in kinds)
+        raise WeightsError(f"{path}: expected modules Transformer, Pooling[, Normalize] by type, got {got}")
     folders = []
     for kind, module in zip(kinds[:2], modules, strict=False):
         name = module.get("path", "" if kind == "Transformer" else None)
         if not (_is_file_name(name) or (name == "" and kind == "Transformer")):
-            raise WeightsError(f"{path}: path of {kind}: expected the name of a folder in {path.parent}, got {name!r}")
+            expected = f"expected the name of a folder in {path.parent}"
+            raise WeightsError(f"{path}: path of {kind}: {expected}, got {shown(name)}")
+        if name and not (path.parent / name).is_dir():
+            raise WeightsError(f"{path}: path of {kind}: no such folder: {path.parent / name}")
         folders.append(path.parent / name)
     return folders[0], folders[1] / "config.json", kinds[-1] == "Normalize"
 
 
 def _is_file_name(name: Any) -> bool:
     """Return whether a value is the name of one file or folder, which cannot lead out of the folder it is in."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", ":", "\0"}
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & {"/", "\\", ":"}:
+        return False
+    return name.isprintable() and len(name.encode()) <= MAX_NAME
 
 
 def _check_kind(folder: Path) -> None:
     """Raise WeightsError for the other kinds of model that sentence-transformers saves, such as CrossEncoder."""
-    path = folder / "config_sentence_transformers.json"
+    path = folder / OPTIONS
     saved = read_json(path) if path.is_file() else None
     kind = saved.get("model_type", "SentenceTransformer") if isinstance(saved, dict) else "SentenceTransformer"
     if kind != "SentenceTransformer":
-        raise WeightsError(f"{path}: model_type: expected 'SentenceTransformer', got {kind!r}")
+        raise WeightsError(f"{path}: model_type: expected 'SentenceTransformer', got {shown(kind)}")
 
 
 def _check_architecture(path: Path) -> None:
@@ -177,8 +195,8 @@ def _check_architecture(path: Path) -> None:
     for name in architectures if isinstance(architectures, list) else ():
         if isinstance(name, str) and name.endswith("Classification"):
             raise WeightsError(
-                f"{path}: architectures: expected BertModel or BertForMaskedLM, got {name}, a cross-encoder or a "
-                "classifier: it computes scores, not sentence embeddings"
+                f"{path}: architectures: expected BertModel or BertForMaskedLM, got {shown(name)[1:-1]}, "
+                "a cross-encoder or a classifier: it computes scores, not sentence embeddings"
             )
 
 
@@ -206,7 +224,7 @@ def shards(index: Path) -> list[Path]:
         raise WeightsError(f"{index}: weight_map: expected an object with a file name for each key")
     for key, name in weight_map.items():
         if not _is_file_name(name) or not (index.parent / name).is_file():
-            raise WeightsError(f"{index}: weight_map: {key}: expected a file in {index.parent}, got {name!r}")
+            raise WeightsError(f"{index}: weight_map: {key}: expected a file in {index.parent}, got {shown(name)}")
     return [index.parent / name for name in sorted(set(weight_map.values()))]
 
 
@@ -217,7 +235,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
     files = [
         layout.transformer / "config.json",
         folder / "modules.json",
-        folder / "config_sentence_transformers.json",
+        folder / OPTIONS,
         layout.sentence_config,
         layout.pooling,
         *(layout.transformer / name for name in settings),

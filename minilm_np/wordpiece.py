@@ -1,11 +1,11 @@
-"""Build the tokenizer of a checkpoint that has a vocab.txt and no tokenizer.json, as transformers does for BERT."""
+"""The settings of BERT's tokenizer next to its file, and the tokenizer of a checkpoint that has only a vocab.txt."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minilm_np.layout import WeightsError, read_json
+from minilm_np.layout import WeightsError, read_json, shown
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
@@ -46,7 +46,7 @@ def read_vocabulary_settings(vocabulary: Path) -> VocabularySettings:
         if isinstance(value, dict) and str in kinds:  # an AddedToken
             value = value.get("content")
         if not isinstance(value, kinds):
-            raise WeightsError(f"{path}: {key}: expected {expected}, got {value!r}")
+            raise WeightsError(f"{path}: {key}: expected {expected}, got {shown(value)}")
         return value
 
     return VocabularySettings(
@@ -92,3 +92,51 @@ def read_vocabulary(path: Path) -> Any:
         special_tokens=[(token, vocabulary[token]) for token in (cls, sep)],
     )
     return tokenizer
+
+
+def check_special_tokens(tokenizer_json: Path, tokenizer: Any) -> None:
+    """Check that the JSON files next to a tokenizer.json name its special tokens, or none.
+
+    With other tokens, transformers changes what it has read from tokenizer.json.
+
+    Raises
+    ------
+    WeightsError
+        If they differ; the message names file and key.
+    """
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    around = tokenizer.encode("").tokens
+    used = dict(zip(("cls_token", "sep_token"), around, strict=False)) if len(around) == 2 else {}
+    if isinstance(unknown := getattr(tokenizer.model, "unk_token", None), str):
+        used["unk_token"] = unknown
+
+    def is_new(token: Any) -> bool:
+        """Whether a token that is an ordinary word piece becomes a special one."""
+        return bool(added) and token not in added and tokenizer.token_to_id(token) is not None
+
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = tokenizer_json.with_name(name)
+        settings = read_json(path) if path.is_file() else {}
+        if not isinstance(settings, dict):
+            raise WeightsError(f"{path}: expected a JSON object, got {type(settings).__name__}")
+        for role in SPECIAL_TOKENS:
+            token = settings.get(role)
+            if isinstance(token, dict):  # an AddedToken
+                token = token.get("content")
+            if token is None:
+                continue
+            is_text = isinstance(token, str) and token.isprintable()
+            if not is_text or token != used.get(role, token) or is_new(token):
+                expected = f"{used[role]!r}, as in" if role in used else "an added token of"
+                raise WeightsError(f"{path}: {role}: expected {expected} tokenizer.json, got {shown(token)}")
+        key = "added_tokens_decoder"
+        tokens = settings.get(key, {})
+        contents = (
+            [t.get("content") for t in tokens.values() if isinstance(t, dict)] if isinstance(tokens, dict) else []
+        )
+        if not isinstance(tokens, dict) or len(contents) < len(tokens) or (added and not added.issuperset(contents)):
+            raise WeightsError(f"{path}: {key}: expected the added tokens of tokenizer.json, got {shown(tokens)}")
+    path = tokenizer_json.with_name("added_tokens.json")
+    tokens = read_json(path) if path.is_file() else {}
+    if not isinstance(tokens, dict) or (added and not added.issuperset(tokens)):
+        raise WeightsError(f"{path}: expected the added tokens of tokenizer.json, got {shown(tokens)}")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from minilm_np import WeightsError
-from minilm_np.checkpoint import read_config
+from minilm_np.checkpoint import read_config, read_options
 
 
 def write_configs(folder: Path, file: str = "", **changes: Any) -> Path:
@@ -230,3 +230,49 @@ def test_error_names_a_missing_file(tmp_path: Path) -> None:
     (write_configs(tmp_path) / "1_Pooling" / "config.json").unlink()
     with pytest.raises(WeightsError, match=r"1_Pooling/config\.json: no such file"):
         read_config(tmp_path)
+
+
+OPTIONS = "config_sentence_transformers.json"
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ([], "expected a JSON object, got list"),
+        ({"prompts": ["query"]}, r"prompts: expected an object .*, got \['query'\]"),
+        ({"prompts": {"query": 1}}, r"prompts: expected an object .*, got \{'query': 1\}"),
+        ({"default_prompt_name": "no"}, "default_prompt_name: expected None, got 'no'"),
+        ({"default_prompt_name": ["query"]}, r"default_prompt_name: expected None, got \['query'\]"),
+        ({"similarity_fn_name": 3}, "similarity_fn_name: expected None or 'cosine' .*, got 3"),
+        ({"truncate_dim": "x"}, "truncate_dim: expected a positive integer, got 'x'"),
+        ({"truncate_dim": True}, "truncate_dim: expected a positive integer, got True"),
+        ({"similarity_fn_name": "x" * 9999}, "similarity_fn_name: expected .*, got 'x{40,60}[.]{3}x{40,60}'"),
+    ],
+)
+def test_wrong_saved_options_raise_one_error_that_names_them(tmp_path: Path, saved: Any, message: str) -> None:
+    (tmp_path / OPTIONS).write_text(json.dumps(saved))
+    with pytest.raises(WeightsError, match=rf"{OPTIONS}: {message}$"):
+        read_options(tmp_path)
+
+
+def test_reads_saved_options(tmp_path: Path) -> None:
+    assert read_options(tmp_path) == ({}, None, None, None)
+    saved = {"prompts": {"a": "b: ", "c": None}, "default_prompt_name": "a", "similarity_fn_name": "dot"}
+    (tmp_path / OPTIONS).write_text(json.dumps({**saved, "truncate_dim": 5}))
+    assert read_options(tmp_path) == ({"a": "b: ", "c": ""}, "a", "dot", 5)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "key"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode_mean_tokens": "yes"}, "pooling_mode_mean_tokens"),
+        ("sentence_bert_config.json", {"do_lower_case": "no"}, "do_lower_case"),
+        ("sentence_bert_config.json", {"modality_config": 1}, "modality_config"),
+        ("sentence_bert_config.json", {"modality_config": {"text": {"method": "x"}}}, "modality_config: text: method"),
+    ],
+)
+def test_settings_of_a_wrong_type_are_named(tmp_path: Path, file: str, changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(
+        WeightsError, match=f"{file}: {key}: expected .*, got |{file}: {key}: expected a JSON object, got"
+    ):
+        read_config(write_configs(tmp_path, file, **changes))

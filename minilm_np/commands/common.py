@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from minilm_np.files import check_writable, replaced
+from minilm_np.files import check_writable, named, replaced
 
 if TYPE_CHECKING:
     from minilm_np import SentenceTransformer
@@ -122,8 +122,11 @@ def read_lines(name: str) -> list[str]:
 
     Raises ValueError, naming file and line, if a line is not UTF-8 or the file looks like UTF-16.
     """
-    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     source = "standard input" if name == "-" else name
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, source) from None
     # A text may have a NUL, but in UTF-16 nearly every second byte of English, and every line end, has one.
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or data.count(0) > len(data) / 10:
         raise ValueError(f"{source}: expected UTF-8, got UTF-16 or binary data")
@@ -141,8 +144,12 @@ def read_lines(name: str) -> list[str]:
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write the whole file; if `write` fails, the old file stays."""
-    with replaced(path) as part, part.open("wb") as file:
-        write(file)
+    with replaced(path) as part:
+        try:
+            with part.open("wb") as file:
+                write(file)
+        except OSError as error:
+            raise named(error, path) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -35,6 +35,7 @@ from numba.core import compiler, serialize
 from numba.core.codegen import get_host_cpu_features
 
 from minilm_np import ops
+from minilm_np.notice import notice
 from minilm_np.user_cache import cache_folder
 
 MAGIC = b"minilm_np kernel 1\n"
@@ -307,6 +308,4 @@ def _say_what_takes_so_long() -> None:
         )
     else:
         what = f"once on this machine (about 15 s); the code is kept in {folder}"
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):
-            print(f"minilm_np: compiling the Numba kernels, {what}", file=sys.stderr)
+    notice(f"compiling the Numba kernels, {what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -10,10 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.commands import HANG_SECONDS, assert_fails, run
 
 import minilm_np
+from minilm_np import cli
+from minilm_np.notice import notice
 
 
 def test_prints_errors_on_one_line(tmp_path: Path) -> None:
@@ -108,3 +112,94 @@ def test_ctrl_c_prints_no_traceback(tmp_path: Path) -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert not list(output.iterdir())
+
+
+needs_posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and descriptors")
+
+
+@needs_posix
+@pytest.mark.parametrize("module", ["minilm_np.cli", "argparse", "minilm_np.commands", "numpy", "tokenizers", "numba"])
+def test_ctrl_c_while_a_module_is_imported(tmp_path: Path, module: str) -> None:
+    code = """
+import importlib.abc, os, signal, sys
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == sys.argv[-1]:
+            os.kill(os.getpid(), signal.SIGINT)
+import minilm_np
+sys.modules.pop(sys.argv[-1], None)
+sys.meta_path.insert(0, Interrupt())
+module = sys.argv.pop()
+sys.argv.append(module)
+from minilm_np.__main__ import run
+sys.exit(run())
+"""
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a\n" * 300)
+    command = [sys.executable, "-c", code, "search", str(lines), "-k1", module]
+    result = subprocess.run(command, capture_output=True, timeout=HANG_SECONDS)
+    assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
+
+
+def test_ctrl_c_while_arguments_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", interrupted)
+    assert cli.main(["info"]) == 130
+
+
+def run_in_shell(redirection: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    command = f'PYTHONUNBUFFERED= "$0" -W error -m minilm_np "$@" {redirection}'
+    command_line = ["sh", "-c", command, sys.executable, *arguments]
+    return subprocess.run(command_line, input=b"text\n", capture_output=True, timeout=HANG_SECONDS)
+
+
+@needs_posix
+@pytest.mark.parametrize("arguments", [["similarity", "a", "b"], ["encode"], ["--help"], ["crosscheck", "--texts"]])
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        (">&-", "standard output: Bad file descriptor"),
+        ("<&- >&-", "Bad file descriptor"),
+        (">/dev/full", "standard output: No space left on device"),
+    ],
+)
+def test_output_that_cannot_be_written_is_an_error(arguments: list[str], redirection: str, message: str) -> None:
+    if redirection.endswith("/dev/full") and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    assert_fails(run_in_shell(redirection, *arguments), message)
+
+
+@needs_posix
+def test_closed_standard_input_is_an_error_if_it_is_read() -> None:
+    assert_fails(run_in_shell("<&-", "encode"), "standard input: Bad file descriptor")
+    assert_fails(run_in_shell("<&-", "search", "-", "query"), "standard input: Bad file descriptor")
+    assert run_in_shell("<&-", "similarity", "a", "b").returncode == 0
+
+
+@needs_posix
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "<&- >/dev/null 2>&-"])
+def test_messages_for_a_closed_stderr_are_lost(redirection: str) -> None:
+    result = run_in_shell(redirection, "similarity", "a")
+    assert (result.returncode, result.stdout, result.stderr) == (2, b"", b"")
+    result = run_in_shell(redirection, "similarity", "a", "b")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert bool(result.stdout) == (">/dev/null" not in redirection)
+
+
+@needs_posix
+def test_a_file_is_written_without_standard_streams(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("text\n")
+    result = run_in_shell("<&- >&- 2>&-", "encode", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"))
+    assert result.returncode == 0 and np.load(tmp_path / "out.npy").shape == (1, 384)
+
+
+def test_notice_without_stderr_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notice("hello")
+    assert capsys.readouterr() == ("", "minilm_np: hello\n")
+    monkeypatch.setattr(sys, "stderr", None)
+    notice("hello")
+    assert capsys.readouterr().out == ""
