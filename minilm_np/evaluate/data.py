@@ -18,6 +18,7 @@ from minilm_np.evaluate.tasks import FORMATS, Task, task_named
 
 Row = tuple[str, Mapping[str, Any]]  # its location, for error messages; its fields by name
 
+MAX_LINE_BYTES = 2**28  # after gzip; in the card's data the longest line, a set of texts to cluster, is below 2**27
 INTEGER_LIMIT = 2**31  # exclusive; pytrec_eval aborts the process at larger integers
 
 
@@ -84,7 +85,10 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         with path.open("rb") as file:
             is_gzip = file.read(2) == b"\x1f\x8b"
         with gzip.open(path) if is_gzip else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
+            while line := lines.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    raise ValueError(f"{path}, line {number}: expected at most {MAX_LINE_BYTES} bytes, got more")
                 if b"\0" in line:
                     raise ValueError(f"{path}, line {number}: expected UTF-8, got a NUL character, as in UTF-16")
                 yield f"{path}, line {number}", line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -116,7 +120,8 @@ def _tsv(path: Path) -> Iterator[Row]:
             columns = cells
             continue
         if len(cells) != len(columns):
-            raise ValueError(f"{where}: expected {len(columns)} columns ({', '.join(columns)}), got {len(cells)}")
+            expected = f"{len(columns)} columns ({_shortened(', '.join(columns))})"
+            raise ValueError(f"{where}: expected {expected}, got {len(cells)}")
         yield where, {name: _unescape(cell) for name, cell in zip(columns, cells, strict=True)}
 
 
@@ -205,14 +210,16 @@ def read(source: Source, task: Task, part: str = "test") -> Iterator[Mapping[str
 
 def _checked(where: str, row: Mapping[str, Any], name: str, kind: Any) -> Any:
     if name not in row:
-        raise ValueError(f"{where}: expected the field {name}, got {', '.join(row) or 'no field'}")
+        raise ValueError(f"{where}: expected the field {name}, got {_shortened(', '.join(row)) or 'no field'}")
     value = row[name]
     converted = _as(value, kind)
     if converted is None:
-        shown = repr(value)
-        shown = shown if len(shown) <= 40 else shown[:37] + "..."
-        raise ValueError(f"{where}: {name}: expected {_KINDS[str(kind)]}, got {shown}")
+        raise ValueError(f"{where}: {name}: expected {_KINDS[str(kind)]}, got {_shortened(repr(value), 40)}")
     return converted
+
+
+def _shortened(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 _KINDS = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.evaluation import STS_TSV, RecordingEncoder, encode, jsonl, replace_files, write_tiny_data
 
-from minilm_np.evaluate import all_tasks, evaluate
+from minilm_np.evaluate import all_tasks, data, evaluate
 from minilm_np.evaluate.data import Files
 
 
@@ -16,6 +17,22 @@ def test_tsv_escapes_are_decoded(tmp_path: Path) -> None:
     encoder = RecordingEncoder()
     evaluate(encoder, "STS12", write_tiny_data(tmp_path))
     assert encoder.texts == ["a", "c", "e\tf", "b", "d", "g\\n"]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bytes])
+def test_refuses_a_line_that_is_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Callable[[bytes], bytes]
+) -> None:
+    """A gzip file of a megabyte can unpack to a line of a gigabyte."""
+    monkeypatch.setattr(data, "MAX_LINE_BYTES", 200)
+    for length, fits in ((200, True), (201, False)):
+        line = b"a\tb\t1".ljust(length - 1) + b"\n"
+        replace_files(tmp_path, {"STS12.tsv": compress(STS_TSV + line)})
+        if fits:
+            assert evaluate(encode, "STS12", tmp_path).texts == 8 - 2  # equal texts are encoded once
+        else:
+            with pytest.raises(ValueError, match=r"STS12.tsv, line 5: expected at most 200 bytes, got more"):
+                evaluate(encode, "STS12", tmp_path)
 
 
 def test_has_needs_all_parts_of_a_mean(tmp_path: Path) -> None:
@@ -33,6 +50,12 @@ def test_has_needs_all_parts_of_a_mean(tmp_path: Path) -> None:
     ("name", "files", "message"),
     [
         ("STS12", {"STS12.tsv": STS_TSV + b"a\tb\n"}, r"STS12.tsv, line 5: expected 3 columns .*, got 2"),
+        (
+            "STS12",
+            {"STS12.tsv": b"x" * 999 + b"\ty\nx\ty\n"},
+            r"line 2: expected the field sentence1, got x{77}\.\.\.$",
+        ),
+        ("STS12", {"STS12.tsv": b"x" * 999 + b"\ty\nx\n"}, r"line 2: expected 2 columns \(x{77}\.\.\.\), got 1$"),
         ("STS12", {"STS12.tsv": STS_TSV + b"a\tb\tx\n"}, r"line 5: score: expected a number, got 'x'"),
         ("STS12", {"STS12.tsv": STS_TSV + b"a\tb\tnan\n"}, r"line 5: score: expected a number, got 'nan'"),
         ("STS12", {"STS12.tsv": STS_TSV.replace(b"2.5", b"2_5")}, r"line 3: score: expected a number, got '2_5'"),
