@@ -314,7 +314,10 @@ class Tokenizer:
         """Return how many word pieces of a text were cut off, from the library's Encoding of it."""
         if not isinstance(text, str) and encoding.overflowing:  # a pair's overflow repeats word pieces that were kept
             if self._without_truncation is None:
-                self._without_truncation = type(self._tokenizer).from_str(self._tokenizer.to_str())
+                try:
+                    self._without_truncation = type(self._tokenizer).from_str(self._tokenizer.to_str())
+                except Exception as error:  # the library reads what it does not read after it has written it
+                    raise WeightsError(f"{self._path}: not a valid tokenizer.json: {_one_line(error)}") from None
                 self._without_truncation.no_truncation()
             return len(self._without_truncation.encode(*text).ids) - len(encoding.ids)
         return sum(part.special_tokens_mask.count(0) for part in encoding.overflowing)
