@@ -245,6 +245,9 @@ def _classification(encode: Encode, task: Task, source: Source) -> tuple[Scores,
         raise ValueError(f"{task.name}: expected labels of one type, got {' and '.join(sorted(types))}")
     if len(set(train[1])) < 2:
         raise ValueError(f"{task.name}: expected two or more labels in train, got one")
+    unknown = set(test[1]) - set(train[1])
+    if set(train[1]) == {0, 1} and unknown:  # the measure ap has no meaning then
+        raise ValueError(f"{task.name}: expected the labels 0 and 1 in test, as in train, got {sorted(unknown)[:5]}")
     return protocols.classification(encode, (train[0], train[1]), (test[0], test[1]), task.samples_per_label)
 
 

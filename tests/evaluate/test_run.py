@@ -91,6 +91,11 @@ def test_rejects_constant_embeddings(tmp_path: Path) -> None:
         ),
         (
             "ImdbClassification",
+            {"ImdbClassification.test.jsonl": jsonl({"text": "a", "label": 3}, {"text": "b", "label": 0})},
+            r"ImdbClassification: expected the labels 0 and 1 in test, as in train, got \[3\]",
+        ),
+        (
+            "ImdbClassification",
             {"ImdbClassification.test.jsonl": jsonl({"text": "a", "label": 1}, {"text": "b", "label": "0"})},
             "expected labels of one type, got int and str",
         ),

@@ -109,7 +109,8 @@ def run(case: Case, scratch: Path) -> str:
     # `goldens` takes 7 s to compute the reference reproducibly; here it writes the one that is there.
     with patch("minilm_np.crosscheck.goldens.compute", lambda _: truth()):
         result = checks.command([name, *defaults, *rest], b"the cat\n", closed)
-    return f"{name} {checks.check_command(result, [*names_in(rest, options), "standard output"], closed)}"
+    names = [*names_in(rest, options), "standard output"]
+    return f"{name} {checks.check_command(result, names, closed)}"
 
 
 def names_in(arguments: list[Any], options: set[str]) -> list[str]:

@@ -106,7 +106,7 @@ def run(case: Case, scratch: Path) -> str:
     def encode(texts: list[str]) -> Any:
         return [unit_vector(text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")) for text in texts]
 
-    result = checks.attempt(lambda: evaluate(encode, task, scratch), [task.name, "corpus: the id"])
+    result = checks.attempt(lambda: evaluate(encode, task, scratch), [task.name, "corpus: ", "summarization: "])
     if rows.error and not result.error:
         raise checks.FaultError("evaluated", f"rows that cannot be read were evaluated: {rows.error}")
     return result.error or "score"
