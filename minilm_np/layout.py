@@ -65,6 +65,7 @@ class Layout(NamedTuple):
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
 OPTIONS = "config_sentence_transformers.json"
+MAX_JSON_BYTES = 4 * 2**20  # of a settings file; an index of shards has about 100 bytes per parameter
 MAX_NAME = 255  # bytes of a file name, on all common file systems
 # sentence-transformers reads the first of these that exists, whatever the architecture is.
 SENTENCE_CONFIGS = tuple(
@@ -106,8 +107,10 @@ def read_json(path: Path) -> Any:
     Raises
     ------
     WeightsError
-        If the file is missing or not valid JSON.
+        If the file is missing, not valid JSON, or too large: Python's objects can take 36 times the size of the file.
     """
+    if path.name != "tokenizer.json" and path.is_file() and (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise WeightsError(f"{path}: expected at most {MAX_JSON_BYTES} bytes, got {size}")
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

@@ -102,6 +102,9 @@ class TextInfo(NamedTuple):
     unknown: int  # number of [UNK] among the word pieces that the model reads
 
 
+MAX_PAIRS_OF_RESTS = 1000  # of max_seq_length word pieces of about 100 bytes each
+
+
 class Tokenizer:
     """The tokenizer of a tokenizer.json, set to cut off at `max_seq_length` word pieces and not to pad.
 
@@ -149,8 +152,10 @@ class Tokenizer:
         try:
             if Path(path).name == "vocab.txt":
                 self._tokenizer: Any = read_vocabulary(Path(path))
+                self._json = self._tokenizer.to_str()
             else:
-                self._tokenizer = HuggingFaceTokenizer.from_str(Path(path).read_text(encoding="utf-8-sig"))
+                self._json = Path(path).read_text(encoding="utf-8-sig")
+                self._tokenizer = HuggingFaceTokenizer.from_str(self._json)
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(max_seq_length)
             if getattr(self._tokenizer.model, "dropout", None):
@@ -168,7 +173,7 @@ class Tokenizer:
                 raise
             check_is_not_lfs_pointer(Path(path))
             raise WeightsError(f"{path}: not a valid {Path(path).name}: {_one_line(error)}") from None
-        self._without_truncation: Any = None  # a second tokenizer, made when a pair is too long
+        self._untruncated: Any = None
         self._long_texts = LongTexts(self._tokenizer)
         unknown: int | None = self._tokenizer.token_to_id("[UNK]")
         self.unknown_id = -1 if unknown is None else unknown
@@ -261,6 +266,9 @@ class Tokenizer:
             If the tokenizer cannot tokenize a text, or adds word pieces to it that the model does not have.
         """
         short = [self._shortened(text, infos is not None) for text in texts]
+        for i, text in enumerate(short):
+            if not (isinstance(text, str) or self._long_texts.supported):
+                self._check_pair(text, first_row + i)
         encode_batch = self._tokenizer.encode_batch_fast if infos is None else self._tokenizer.encode_batch
         encodings = self._encode(encode_batch, short, first_row)
         ids = [encoding.ids for encoding in encodings]
@@ -313,14 +321,34 @@ class Tokenizer:
     def cut_off(self, text: Text, encoding: Encoding) -> int:
         """Return how many word pieces of a text were cut off, from the library's Encoding of it."""
         if not isinstance(text, str) and encoding.overflowing:  # a pair's overflow repeats word pieces that were kept
-            if self._without_truncation is None:
-                try:
-                    self._without_truncation = type(self._tokenizer).from_str(self._tokenizer.to_str())
-                except Exception as error:  # the library reads what it does not read after it has written it
-                    raise WeightsError(f"{self._path}: not a valid tokenizer.json: {_one_line(error)}") from None
-                self._without_truncation.no_truncation()
-            return len(self._without_truncation.encode(*text).ids) - len(encoding.ids)
+            return len(self._without_truncation().encode(*text).ids) - len(encoding.ids)
         return sum(part.special_tokens_mask.count(0) for part in encoding.overflowing)
+
+    def _without_truncation(self) -> Any:
+        """Return the library's tokenizer without truncation, made when a pair first needs it."""
+        if self._untruncated is None:
+            # Not from to_str: the library may write what it does not read, if two word pieces have the same id.
+            untruncated = type(self._tokenizer).from_str(self._json)
+            untruncated.no_padding()
+            untruncated.no_truncation()
+            if getattr(untruncated.model, "dropout", None):
+                untruncated.model.dropout = None
+            self._untruncated = untruncated
+        return self._untruncated
+
+    def _check_pair(self, pair: tuple[str, str], row: int) -> None:
+        """Raise WeightsError if the library would fill the memory with all pairs of rests that it cuts off."""
+        encode = self._without_truncation().encode
+        try:
+            first, second = (len(encode(part, add_special_tokens=False)) for part in pair)
+        except BaseException as error:
+            if _is_from_library(error):
+                return  # it is raised again, and named, when the pair is encoded
+            raise
+        if first * second > MAX_PAIRS_OF_RESTS * self.max_seq_length**2:
+            expected = f"the product of its texts' word pieces at most {MAX_PAIRS_OF_RESTS} * {self.max_seq_length}^2"
+            got = f"got {first} * {second}; only BERT's tokenizer reads longer pairs"
+            raise WeightsError(f"{self._path}: sentences[{row}], a pair: expected {expected}, {got}")
 
     def _info(self, text: Text, encoding: Encoding, dropped: int) -> TextInfo:
         spans = []

@@ -276,3 +276,9 @@ def test_settings_of_a_wrong_type_are_named(tmp_path: Path, file: str, changes: 
         WeightsError, match=f"{file}: {key}: expected .*, got |{file}: {key}: expected a JSON object, got"
     ):
         read_config(write_configs(tmp_path, file, **changes))
+
+
+def test_refuses_settings_that_would_fill_the_memory(tmp_path: Path) -> None:
+    (write_configs(tmp_path) / "config.json").write_text("[" + "[]," * 2**21 + "[]]")
+    with pytest.raises(WeightsError, match=r"config\.json: expected at most 4194304 bytes, got 6291460"):
+        read_config(tmp_path)

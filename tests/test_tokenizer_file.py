@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from minilm_np import SentenceTransformer, WeightsError
-from minilm_np.tokenizer import Tokenizer
+from minilm_np.tokenizer import TextInfo, Tokenizer
 
 Settings = dict[str, Any]
 VOCABULARY = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "b": 4, "ab": 5}
@@ -217,3 +217,22 @@ def test_both_op_sets_name_file_and_text(tmp_path: Path, weights_folder: Path, b
     assert np.isfinite(embedder.encode("hello")).all()
     with pytest.raises(WeightsError, match=r"tokenizer\.json: cannot tokenize sentences\[1\]"):
         embedder.encode(["hello", "zebra"])
+
+
+def test_a_pair_that_is_too_long_where_word_pieces_share_an_id(make: Callable[..., Tokenizer]) -> None:
+    """The library can read such a vocabulary, but not what it then writes itself."""
+    vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "b": 4, "ab": 5, "bb": 5, "abb": 5}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": ["a b", "b b", "ab b"], "unk_token": "[UNK]"}
+    tokenizer = make(model=model)
+    infos: list[TextInfo] = []
+    tokenizer.pack([("a " * 20, "b " * 20)], infos)
+    assert [(info.tokens, info.kept) for info in infos] == [(43, 16)]
+
+
+def test_a_pair_whose_rests_would_fill_the_memory_is_refused(make: Callable[..., Tokenizer]) -> None:
+    """The library keeps every pair of rests: 2 * 3000 letters took more than 4 GB with this normalizer."""
+    normalizer = {"type": "Replace", "pattern": {"String": "a"}, "content": "a " * 5}
+    tokenizer = make(normalizer=normalizer)
+    assert len(tokenizer([("a" * 50, "a" * 50)]).token_ids) == 16
+    with pytest.raises(WeightsError, match=r"sentences\[1\], a pair: expected .* 1000 \* 16\^2, got 15000 \* 15000"):
+        tokenizer(["a", ("a" * 3000, "a" * 3000)])

@@ -21,6 +21,9 @@ class Case:
     def __repr__(self) -> str:  # hypothesis prints it
         return f"<{self.area} {', '.join(self.files)[:200]} {self.size} bytes>"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # else hypothesis prints every byte of a dataclass
+        printer.text(repr(self))
+
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
