@@ -6,6 +6,9 @@ from .sentence_transformer import SentenceTransformer as SentenceTransformer
 from .sentence_transformer import TextInfo as TextInfo
 from .sentence_transformer import TruncationWarning as TruncationWarning
 from .tokenizer import Tokens as Tokens
+from .util.helpers import LoggingHandler as LoggingHandler
+from .util.quantization import quantize_embeddings as quantize_embeddings
+from .util.similarity import SimilarityFunction as SimilarityFunction
 from .weights import WeightsNotFoundError as WeightsNotFoundError
 
 __version__: str

@@ -38,6 +38,26 @@ OUTPUTS = ("sentence_embedding", "token_embeddings", None)
 TRUNCATION = ("ignore", "warn", "error")
 
 
+class Device(str):
+    """The name of a device that equals the torch.device of that name and has its attributes; PyTorch accepts it."""
+
+    __slots__ = ()
+    index = None  # type: ignore[assignment]  # a method of str that nobody calls on a device
+
+    @property
+    def type(self) -> str:
+        """The name."""
+        return str(self)
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, str(other) if type(other).__name__ == "device" else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
 class TruncationWarning(UserWarning):
     """Issued when a text has more word pieces than the model reads."""
 
@@ -541,9 +561,9 @@ class SentenceTransformer(Encoder):
     # --- members that callers of a PyTorch module use ------------------------------------------
 
     @property
-    def device(self) -> str:
-        """Always "cpu"."""
-        return "cpu"
+    def device(self) -> Device:
+        """Always "cpu": a str with the `type` and `index` of a torch.device, which equals torch.device("cpu")."""
+        return Device("cpu")
 
     def to(self, device: Any = "cpu", *_: Any, **__: Any) -> SentenceTransformer:
         """Return self. Raises ValueError for devices other than "cpu"."""

@@ -13,6 +13,15 @@ Scoring needs scipy, scikit-learn and pytrec_eval: install the extra `eval`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import lazy_loader as lazy
 
-__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
+from minilm_np.absent import check_absent
+
+_load, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    check_absent(__name__, name)
+    return _load(name)

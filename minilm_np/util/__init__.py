@@ -5,7 +5,7 @@ memory. They accept arrays, lists and PyTorch tensors, and never import PyTorch.
 
 | | minilm_np.util | sentence_transformers.util |
 |---|---|---|
-| results | NumPy arrays | tensors |
+| results | arrays with the usual methods of tensors; tensors if an argument is one (similarities) | tensors |
 | equal scores | ordered by id; equal rows score equally (cos_sim, dot_score) | any order |
 | scores that are NaN | come last | come first |
 | integers | computed in float32 | RuntimeError |
@@ -31,9 +31,13 @@ Examples
 
 from __future__ import annotations
 
+from typing import Any
+
+from minilm_np.absent import check_absent
 from minilm_np.util._arrays import Array as Array
 from minilm_np.util._arrays import ArrayLike as ArrayLike
 from minilm_np.util.communities import community_detection
+from minilm_np.util.helpers import LoggingHandler, batch_to_device, disable_logging
 from minilm_np.util.mining import paraphrase_mining, paraphrase_mining_embeddings
 from minilm_np.util.quantization import PRECISIONS as PRECISIONS
 from minilm_np.util.quantization import quantize_embeddings, semantic_search_quantized
@@ -56,9 +60,12 @@ from minilm_np.util.similarity import (
 from minilm_np.util.vectors import normalize_embeddings, truncate_embeddings
 
 __all__ = [
+    "LoggingHandler",
     "SimilarityFunction",
+    "batch_to_device",
     "community_detection",
     "cos_sim",
+    "disable_logging",
     "dot_score",
     "euclidean_sim",
     "manhattan_sim",
@@ -76,3 +83,8 @@ __all__ = [
     "semantic_search_quantized",
     "truncate_embeddings",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    check_absent(__name__, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

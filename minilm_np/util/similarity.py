@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 import numpy as np
 
@@ -21,8 +22,23 @@ from minilm_np.util._arrays import (
     unit_vectors,
     vector_norms,
 )
+from minilm_np.util.results import like_arguments
+
+P = ParamSpec("P")
 
 
+def _tensors_for_tensors(similarity: Callable[P, Array]) -> Callable[P, Array]:
+    """Return a similarity function whose result is a Tensor if an argument is one, and else a TensorArray."""
+
+    @wraps(similarity)
+    def function(*args: P.args, **kwargs: P.kwargs) -> Array:
+        result: Array = like_arguments(similarity(*args, **kwargs), *args, *kwargs.values())
+        return result
+
+    return function
+
+
+@_tensors_for_tensors
 def cos_sim(a: ArrayLike, b: ArrayLike) -> Array:
     """Return the cosine similarities (n, m) of all rows of a (n, d) and b (m, d).
 
@@ -56,6 +72,7 @@ def pytorch_cos_sim(a: ArrayLike, b: ArrayLike) -> Array:
     return cos_sim(a, b)
 
 
+@_tensors_for_tensors
 def dot_score(a: ArrayLike, b: ArrayLike) -> Array:
     """Return the dot products (n, m) of all rows of a (n, d) and b (m, d).
 
@@ -70,6 +87,7 @@ def dot_score(a: ArrayLike, b: ArrayLike) -> Array:
     return dot_products(a, b)
 
 
+@_tensors_for_tensors
 def euclidean_sim(a: ArrayLike, b: ArrayLike) -> Array:
     """Return the negative Euclidean distances (n, m) of all rows of a (n, d) and b (m, d).
 
@@ -99,6 +117,7 @@ def euclidean_sim(a: ArrayLike, b: ArrayLike) -> Array:
     return np.negative(out, out=out)
 
 
+@_tensors_for_tensors
 def manhattan_sim(a: ArrayLike, b: ArrayLike) -> Array:
     """Return the negative Manhattan distances (n, m) of all rows of a (n, d) and b (m, d).
 
@@ -122,6 +141,7 @@ def manhattan_sim(a: ArrayLike, b: ArrayLike) -> Array:
     return np.negative(out, out=out)
 
 
+@_tensors_for_tensors
 def pairwise_cos_sim(a: ArrayLike, b: ArrayLike) -> Array:
     """Return the cosine similarities (n,) of a[i] and b[i], for a and b of shape (n, d).
 
@@ -139,6 +159,7 @@ def pairwise_cos_sim(a: ArrayLike, b: ArrayLike) -> Array:
         return np.where(equal, cosines.dtype.type(1), np.clip(cosines, -1, 1))
 
 
+@_tensors_for_tensors
 def pairwise_dot_score(a: ArrayLike, b: ArrayLike) -> Array:
     """Return the dot products (n,) of a[i] and b[i], for a and b of shape (n, d).
 
@@ -153,6 +174,7 @@ def pairwise_dot_score(a: ArrayLike, b: ArrayLike) -> Array:
         return np.asarray(np.einsum("...d,...d->...", a, b))
 
 
+@_tensors_for_tensors
 def pairwise_euclidean_sim(a: ArrayLike, b: ArrayLike) -> Array:
     """Return the negative Euclidean distances (n,) of a[i] and b[i], for a and b of shape (n, d).
 
@@ -167,6 +189,7 @@ def pairwise_euclidean_sim(a: ArrayLike, b: ArrayLike) -> Array:
         return np.asarray(-np.sqrt(np.square(a - b).sum(axis=-1)))
 
 
+@_tensors_for_tensors
 def pairwise_manhattan_sim(a: ArrayLike, b: ArrayLike) -> Array:
     """Return the negative Manhattan distances (n,) of a[i] and b[i], for a and b of shape (n, d).
 
@@ -181,6 +204,7 @@ def pairwise_manhattan_sim(a: ArrayLike, b: ArrayLike) -> Array:
         return np.asarray(-np.abs(a - b).sum(axis=-1))
 
 
+@_tensors_for_tensors
 def pairwise_angle_sim(x: ArrayLike, y: ArrayLike) -> Array:
     """Return |cosine + sine| (n,) of x[i] and y[i], for x and y of shape (n, d), as in AnglE (arXiv:2309.12871).
 
