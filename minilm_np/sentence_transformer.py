@@ -592,7 +592,9 @@ class SentenceTransformer(Encoder):
         return modality == "text"
 
     def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
-        """Return evaluator(self, output_path)."""
+        """Create the folder output_path, if given, and return evaluator(self, output_path)."""
+        if output_path is not None:
+            Path(output_path).mkdir(parents=True, exist_ok=True)
         return evaluator(self, output_path)
 
     def start_multi_process_pool(self, target_devices: Iterable[Any] | None = None) -> dict[str, Any]:
@@ -682,7 +684,10 @@ class SentenceTransformer(Encoder):
                 (folder / file).parent.mkdir(exist_ok=True)
                 move(part, folder / file)
 
-    save = save_pretrained
+    def save(self, path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any) -> None:
+        """Call `save_pretrained`; do nothing if path is None, as in sentence-transformers."""
+        if path is not None:
+            self.save_pretrained(path, *args, **kwargs)
 
 
 def _make(options: dict[str, Any], max_seq_length: int) -> SentenceTransformer:

@@ -405,3 +405,10 @@ def test_max_seq_length_can_be_a_numpy_integer(weights_folder: Path) -> None:
     model = SentenceTransformer(weights_folder, backend="numpy")
     model.max_seq_length = np.int64(8)  # type: ignore[assignment]
     assert len(model.tokens(["word " * 20]).token_ids) == 8
+
+
+def test_evaluate_creates_its_folder_and_save_of_none_does_nothing(model: SentenceTransformer, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    assert model.evaluate(lambda _, path: Path(path).is_dir(), str(folder)) is True
+    model.save(None)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
