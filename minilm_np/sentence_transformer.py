@@ -33,6 +33,10 @@ from minilm_np.weights import DEFAULT_MODEL, absolute
 Array = npt.NDArray[Any]
 logger = logging.getLogger(__name__)
 
+AFTER_PROMPT = (  # the parameters of `encode` after `prompt`, in their order
+    *("batch_size", "show_progress_bar", "output_value", "precision", "convert_to_numpy", "convert_to_tensor"),
+    *("device", "normalize_embeddings", "truncate_dim", "pool", "chunk_size"),
+)
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 OUTPUTS = ("sentence_embedding", "token_embeddings", None)
 TRUNCATION = ("ignore", "warn", "error")
@@ -357,7 +361,8 @@ class SentenceTransformer(Encoder):
         """Encode queries: call `encode` with the prompt named "query" unless another prompt is given."""
         if prompt_name is None and prompt is None and "query" in self.prompts:
             prompt_name = "query"
-        return self.encode(inputs, prompt_name, prompt, *args, **kwargs)
+        options = {"task": "query", **dict(zip(AFTER_PROMPT, args, strict=False)), **kwargs}
+        return self.encode(inputs=inputs, prompt_name=prompt_name, prompt=prompt, **options)
 
     def encode_document(
         self, inputs: Any = None, prompt_name: str | None = None, prompt: str | None = None, *args: Any, **kwargs: Any
@@ -368,7 +373,8 @@ class SentenceTransformer(Encoder):
         """
         if prompt_name is None and prompt is None:
             prompt_name = next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
-        return self.encode(inputs, prompt_name, prompt, *args, **kwargs)
+        options = {"task": "document", **dict(zip(AFTER_PROMPT, args, strict=False)), **kwargs}
+        return self.encode(inputs=inputs, prompt_name=prompt_name, prompt=prompt, **options)
 
     def _prompt(self, prompt: str | None, prompt_name: str | None, argument: str = "prompt_name") -> str | None:
         """Return the prompt to use; `argument` is the name that an error gives to `prompt_name`."""

@@ -412,3 +412,14 @@ def test_evaluate_creates_its_folder_and_save_of_none_does_nothing(model: Senten
     assert model.evaluate(lambda _, path: Path(path).is_dir(), str(folder)) is True
     model.save(None)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("task", ["query", "document"])
+def test_encode_query_and_document_call_a_subclass_by_keyword(weights_folder: Path, task: str) -> None:
+    class Subclass(SentenceTransformer):
+        def encode(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+            return inputs, kwargs
+
+    encode = getattr(Subclass(weights_folder, backend="numpy"), f"encode_{task}")
+    inputs, options = encode(["a"], None, None, 7)
+    assert (inputs, options["task"], options["prompt_name"], options["batch_size"]) == (["a"], task, task, 7)
