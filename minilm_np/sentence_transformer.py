@@ -42,6 +42,17 @@ OUTPUTS = ("sentence_embedding", "token_embeddings", None)
 TRUNCATION = ("ignore", "warn", "error")
 
 
+class ModelCardData:
+    """Keeps what evaluators of sentence-transformers report: `evaluation_metrics` has a dict for each evaluator."""
+
+    def __init__(self) -> None:
+        self.evaluation_metrics: dict[Any, dict[str, Any]] = {}
+
+    def set_evaluation_metrics(self, evaluator: Any, metrics: dict[str, Any], epoch: int = 0, step: int = 0) -> None:
+        """Keep the metrics of an evaluator; its later ones replace them."""
+        self.evaluation_metrics[evaluator] = metrics
+
+
 class Device(str):
     """The name of a device that equals the torch.device of that name and has its attributes; PyTorch accepts it."""
 
@@ -208,6 +219,7 @@ class SentenceTransformer(Encoder):
         if truncate_dim is None:
             self.truncate_dim = saved.truncate_dim
         self._warned_of_truncation = False
+        self.model_card_data = ModelCardData()
 
     def __reduce__(self) -> Any:
         """Pickle the path and the options instead of 90 MB of parameters."""
