@@ -39,6 +39,8 @@ def paraphrase_mining(
     >>> util.paraphrase_mining(Letters(), ["ab", "bb", "abb"], score_function=util.dot_score)
     [[4.0, 1, 2], [3.0, 0, 2], [2.0, 0, 1]]
     """
+    if isinstance(sentences, str):
+        raise TypeError(f"sentences: expected a list of texts, got a single str {sentences!r:.60}")
     options = {"truncate_dim": truncate_dim, "prompt_name": prompt_name, "prompt": prompt}
     embeddings = model.encode(
         sentences,

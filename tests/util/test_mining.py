@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.embeddings import normal, ranking, small_integers
@@ -61,3 +62,8 @@ def test_paraphrase_mining_passes_options_to_encode() -> None:
         (["a", "b", "c"], {"show_progress_bar": False, "batch_size": 7}),
         (["a"], {"show_progress_bar": True, "batch_size": 32, "truncate_dim": 2, "prompt": "p"}),
     ]
+
+
+def test_mining_refuses_a_single_str() -> None:
+    with pytest.raises(TypeError, match="sentences: expected a list of texts, got a single str 'hello'"):
+        util.paraphrase_mining(None, "hello")  # type: ignore[arg-type]
