@@ -36,7 +36,7 @@ NAMES: dict[str, dict[str, str]] = {
             ),
             EXPORT,
         ),
-        "SentenceTransformerModelCardData": "model cards are written without options here",
+        "SentenceTransformerModelCardData": "save_pretrained writes a model card without options",
         "models": MODULES,
     },
     "minilm_np.util": {
@@ -59,15 +59,39 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "minilm_np.evaluation": {
         "NanoBEIREvaluator": "it downloads its data; load them and call InformationRetrievalEvaluator once per set",
-        "TranslationEvaluator": "use the class of sentence-transformers with a model of that library",
         **dict.fromkeys(
             (
                 *("ParaphraseMiningEvaluator", "MSEEvaluator", "MSEEvaluatorFromDataFrame", "SequentialEvaluator"),
-                *("LabelAccuracyEvaluator", "SentenceEvaluator"),
+                *("LabelAccuracyEvaluator", "SentenceEvaluator", "TranslationEvaluator"),
             ),
-            "use the class of sentence-transformers with a model of that library",
+            "use the class of sentence-transformers",
         ),
     },
+}
+MODEL: dict[str, str] = {  # attributes of a model
+    **dict.fromkeys(("fit", "old_fit", "train", "zero_grad", "requires_grad_", "smart_batching_collate"), TRAINING),
+    **dict.fromkeys(
+        (
+            *(
+                "parameters",
+                "named_parameters",
+                "state_dict",
+                "load_state_dict",
+                "modules",
+                "named_modules",
+                "children",
+            ),
+            *("named_children", "buffers", "register_forward_hook", "apply", "auto_model", "transformers_model"),
+        ),
+        "it is no PyTorch module; model.weights has the parameters by name, and model.stages(texts) what is computed",
+    ),
+    **dict.fromkeys(
+        ("half", "float", "double", "bfloat16", "cuda", "compile"),
+        "this model computes in float32 on the CPU; dtype='float64' computes in float64",
+    ),
+    **dict.fromkeys(
+        ("push_to_hub", "save_to_hub"), "use save_pretrained(folder), then huggingface_hub's upload_folder"
+    ),
 }
 NAMES["minilm_np.evaluate"] = NAMES["minilm_np.evaluation"]
 NAMES["minilm_np.quantization"] = NAMES["minilm_np.util"]

@@ -471,6 +471,8 @@ def as_texts(sentences: Any, name: str = "sentences", *, allow_one: bool = True)
         raise InputError(f"{name}: {expected}, got {_describe(str(sentences))}")
     if isinstance(sentences, bytes | bytearray | Mapping | set | frozenset) or not hasattr(sentences, "__iter__"):
         raise InputError(f"{name}: {expected}, got {type(sentences).__name__}")
+    if isinstance(sentences, np.ndarray) and sentences.shape[1:] == (2,):  # pairs, as in a list of lists
+        sentences = sentences.tolist()
     if getattr(sentences, "ndim", 1) != 1:  # iterating over a table gives rows or column names, not texts
         raise InputError(f"{name}: {expected}, got {type(sentences).__name__} of shape {sentences.shape}")
     if hasattr(sentences, "to_pylist"):  # a pyarrow array, whose elements are scalars of its own

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -361,6 +361,8 @@ class SentenceTransformer(Encoder):
         else:
             for output in outputs:
                 output["sentence_embedding"] = output["sentence_embedding"][:dimension]
+                if prompt:
+                    output["prompt_length"] = self._prompt_length(prompt)
         if infos is None:
             return outputs[0] if is_single else outputs
         if prompt:
@@ -387,6 +389,10 @@ class SentenceTransformer(Encoder):
             prompt_name = next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
         options = {"task": "document", **dict(zip(AFTER_PROMPT, args, strict=False)), **kwargs}
         return self.encode(inputs=inputs, prompt_name=prompt_name, prompt=prompt, **options)
+
+    def _prompt_length(self, prompt: str) -> int:
+        """Return the number of word pieces of a prompt, with [CLS] and without [SEP]."""
+        return len(self.tokenizer([prompt]).token_ids) - 1
 
     def _prompt(self, prompt: str | None, prompt_name: str | None, argument: str = "prompt_name") -> str | None:
         """Return the prompt to use; `argument` is the name that an error gives to `prompt_name`."""
@@ -615,6 +621,15 @@ class SentenceTransformer(Encoder):
             Path(output_path).mkdir(parents=True, exist_ok=True)
         return evaluator(self, output_path)
 
+    if not TYPE_CHECKING:  # type checkers shall report unknown names
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError; for what sentence-transformers' model has, it says what to use instead."""
+            from minilm_np.absent import MODEL
+
+            reason = f"; {MODEL[name]}" if name in MODEL else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{reason}")
+
     def start_multi_process_pool(self, target_devices: Iterable[Any] | None = None) -> dict[str, Any]:
         """Return a pool for `encode(pool=...)`. It has no processes, because the model uses its own threads."""
         for device in target_devices or ():
@@ -689,6 +704,7 @@ class SentenceTransformer(Encoder):
             "truncate_dim": self.truncate_dim,
         }
         files[OPTIONS] = json.dumps(options, indent=2) + "\n"
+        files["README.md"] = _model_card(self)
         problem = in_the_way(folder, files)
         if problem:
             raise ValueError(f"path: {problem}")
@@ -706,6 +722,37 @@ class SentenceTransformer(Encoder):
         """Call `save_pretrained`; do nothing if path is None, as in sentence-transformers."""
         if path is not None:
             self.save_pretrained(path, *args, **kwargs)
+
+
+def _model_card(model: SentenceTransformer) -> str:
+    """Return a model card: what the model is, and how to use it. Nothing is known of its training or its scores."""
+    config = model.config
+    return f"""---
+tags:
+- sentence-transformers
+- sentence-similarity
+- feature-extraction
+pipeline_tag: sentence-similarity
+library_name: sentence-transformers
+---
+
+# Sentence embeddings
+
+A BERT encoder of {config.num_hidden_layers} layers that maps a text to {config.hidden_size} numbers.
+It was saved by minilm_np.
+
+- Maximum sequence length: {model.max_seq_length} word pieces
+- Pooling: {config.pooling_mode}{", then L2 normalization" if config.normalize else ""}
+- Similarity function: {model.similarity_fn_name}
+
+```python
+from minilm_np import SentenceTransformer  # or from sentence_transformers
+
+model = SentenceTransformer("this folder")
+embeddings = model.encode(["The weather is lovely today.", "It's so sunny outside!"])
+print(model.similarity(embeddings, embeddings))
+```
+"""
 
 
 def _make(options: dict[str, Any], max_seq_length: int) -> SentenceTransformer:

@@ -102,7 +102,7 @@ def test_pair_differs_from_joined_text(model: SentenceTransformer) -> None:
         ({"image": "a"}, r"sentences\[0\]: expected .*, got dict"),
         ({"a", "b"}, "sentences: expected .*, got set"),
         (np.array("a"), r"sentences: expected .*, got ndarray of shape \(\)"),
-        (np.array([["a", "b"]]), r"sentences: expected .*, got ndarray of shape \(1, 2\)"),
+        (np.array([["a", "b", "c"]]), r"sentences: expected .*, got ndarray of shape \(1, 3\)"),
         (["a", None], r"sentences\[1\]: expected .*, got a missing value \(NoneType None\)"),
         (["a", b"b"], r"sentences\[1\]: expected .*, got bytes"),
         (["a", "b", 3.5], r"sentences\[2\]: expected .*, got float 3\.5"),

@@ -17,7 +17,7 @@ from support.commands import HANG_SECONDS
 from support.tiny import write_tiny
 from support.tolerances import BATCH, FLOAT32, assert_close
 
-from minilm_np import SentenceTransformer, TextInfo, TruncationWarning, WeightsNotFoundError
+from minilm_np import InputError, SentenceTransformer, TextInfo, TruncationWarning, WeightsNotFoundError
 from minilm_np.kernels.simd import WITHOUT_JIT
 
 LONG = "word " * 300
@@ -423,3 +423,32 @@ def test_encode_query_and_document_call_a_subclass_by_keyword(weights_folder: Pa
     encode = getattr(Subclass(weights_folder, backend="numpy"), f"encode_{task}")
     inputs, options = encode(["a"], None, None, 7)
     assert (inputs, options["task"], options["prompt_name"], options["batch_size"]) == (["a"], task, task, 7)
+
+
+def test_a_table_of_two_columns_is_pairs(model: SentenceTransformer) -> None:
+    pairs = [("a", "b"), ("c", "d")]
+    assert np.array_equal(model.encode(np.array(pairs)), model.encode(pairs))
+    assert np.array_equal(model.encode(np.array(pairs, object)), model.encode(pairs))
+    with pytest.raises(InputError, match=r"got ndarray of shape \(2, 3\)"):
+        model.encode(np.array([["a", "b", "c"]] * 2))
+
+
+def test_all_outputs_have_the_length_of_the_prompt(model: SentenceTransformer) -> None:
+    assert model.encode(["a", "b"], prompt="query: ", output_value=None)[1]["prompt_length"] == 3
+    assert "prompt_length" not in model.encode("a", output_value=None)
+
+
+def test_save_pretrained_writes_a_model_card(model: SentenceTransformer, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\ntags:\n- sentence-transformers\n") and "a text to 384 numbers" in card
+    assert "Maximum sequence length: 256 word pieces" in card
+
+
+@pytest.mark.parametrize("name", ["train", "parameters", "half", "fit", "push_to_hub"])
+def test_attributes_of_pytorch_modules_say_what_to_use(model: SentenceTransformer, name: str) -> None:
+    assert not hasattr(model, name)
+    with pytest.raises(AttributeError, match=rf"'SentenceTransformer' object has no attribute '{name}'; \w+"):
+        getattr(model, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'x'$"):
+        getattr(model, "x")  # noqa: B009
