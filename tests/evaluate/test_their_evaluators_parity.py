@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from minilm_np import SentenceTransformer
+from minilm_np import SentenceTransformer, util
 
 with warnings.catch_warnings():  # its own imports warn
     warnings.simplefilter("ignore")
     theirs = pytest.importorskip("sentence_transformers", reason="needs the parity extra")
     evaluation: Any = pytest.importorskip("sentence_transformers.sentence_transformer.evaluation")
+    torch: Any = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.parity
 A, B = ["a cat", "a bond", "rain"], ["a kitten", "a share", "a storm"]
@@ -33,3 +34,14 @@ EVALUATORS = {
 def test_their_evaluator_accepts_our_model(model: SentenceTransformer, weights_folder: Path, name: str) -> None:
     expected = EVALUATORS[name]()(theirs.SentenceTransformer(str(weights_folder), device="cpu"))
     assert EVALUATORS[name]()(model) == pytest.approx(expected, abs=1e-5)
+
+
+def test_functions_of_pytorch_take_similarities(model: SentenceTransformer) -> None:
+    """As code for sentence-transformers calls them on the Tensors that it gets."""
+    scores = util.cos_sim(model.encode(["a", "b", "c"]), model.encode(["c", "d"]))
+    values, indices = torch.topk(scores[0], k=2)
+    assert values.tolist() == sorted(scores[0].tolist(), reverse=True) and len(indices) == 2
+    assert torch.equal(torch.max(scores, dim=1).values, torch.tensor(scores.max(axis=1)))
+    assert torch.stack([scores[0], scores[1]]).shape == (2, 2)
+    assert torch.equal(torch.from_numpy(scores.numpy()), torch.tensor(scores))
+    assert torch.argsort(scores, dim=1, descending=True).shape == (3, 2)
