@@ -50,7 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot", type=path_argument, metavar="FILE", help="plot the error of each stage to a .png, .svg or .html file"
     )
     parser.add_argument(
-        "--no-causes", action="store_true", help="do not search for the cause of a difference (saves up to a minute)"
+        "--no-causes",
+        action="store_true",
+        help="do not search for the cause of a difference (saves up to half a minute)",
+    )
+    parser.add_argument(
+        "--thorough",
+        action="store_true",
+        help="search for the cause without a limit on time: all pairs of mistakes, some minutes",
     )
     add_endpoint_options(parser)
     parser.add_argument(
@@ -100,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     # The cases of a file are those of a golden bundle: all probe texts, or only those with stages.
     target = open_target(arguments.target, arguments, (range(len(probe_texts())), STAGE_ROWS), probe_texts())
     if target.encodes:
-        report = crosscheck(target.encode, causes=not arguments.no_causes)
+        report = crosscheck(target.encode, causes=not arguments.no_causes, thorough=arguments.thorough)
     else:
         stages = dict(target.stages)
         if not stages:
@@ -109,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         # if the file calls them so.
         of_stage_texts = target.named and number_of_rows(stages.get(FINAL_STAGE)) == len(STAGE_ROWS)
         embeddings = None if of_stage_texts else stages.pop(FINAL_STAGE, None)
-        report = crosscheck(embeddings, stages or None, causes=not arguments.no_causes)
+        report = crosscheck(embeddings, stages or None, causes=not arguments.no_causes, thorough=arguments.thorough)
     try:
         if arguments.plot is not None:
             from minilm_np.crosscheck.plot import plot

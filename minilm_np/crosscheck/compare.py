@@ -6,13 +6,14 @@ largest error of each, and hands the first and the last stage out of tolerance t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from minilm_np.crosscheck.causes import Cause, Evidence, Search
+from minilm_np.crosscheck.causes import CPU_SECONDS, Cause, Evidence, Search
 from minilm_np.crosscheck.probes import PROBES, TEXTS
 from minilm_np.crosscheck.report import Report, StageResult, Worst
 from minilm_np.crosscheck.truth import STAGE_ROWS, Truth, batches, simulator, tolerance, truth
@@ -34,6 +35,7 @@ def crosscheck(
     tokenize: Callable[[list[str]], Any] | None = None,
     causes: bool = True,
     tried: Callable[[str], None] | None = None,
+    thorough: bool = False,
 ) -> Report:
     """Compare a port of all-MiniLM-L6-v2 with this package's float64 reference.
 
@@ -51,10 +53,11 @@ def crosscheck(
         A function from a list of str to lists of token ids, called once with `probe_texts()`. With it, a wrong word
         piece is the first difference in the report.
     causes
-        Whether to search for the mistake behind a difference. This takes about 15 seconds on two cores, or a minute
-        if pairs of mistakes are tried.
+        Whether to search for the mistake behind a difference. This takes at most about 30 seconds of CPU time.
     tried
         Called with the name of each mistake that the search tries.
+    thorough
+        Whether to search for as long as it takes: all mistakes and pairs of mistakes, some minutes.
 
     Returns
     -------
@@ -93,7 +96,7 @@ def crosscheck(
     if report.ok or not causes or structural:
         return report
     with np.errstate(over="ignore", invalid="ignore"):  # of values that are wrong by far
-        return _explain(report, evidence, reference, tried)
+        return _explain(report, evidence, reference, tried, math.inf if thorough else CPU_SECONDS)
 
 
 def probe_texts() -> list[str]:
@@ -301,7 +304,13 @@ def _structural_causes(vectors: Array, reference: Truth) -> list[Cause]:
     return []
 
 
-def _explain(report: Report, evidence: list[Evidence], reference: Truth, tried: Callable[[str], None] | None) -> Report:
+def _explain(
+    report: Report,
+    evidence: list[Evidence],
+    reference: Truth,
+    tried: Callable[[str], None] | None,
+    seconds: float,
+) -> Report:
     """Return the report with causes that explain both the first and the last stage out of tolerance."""
     wrong = [item for item, result in zip(evidence, report.stages, strict=True) if not result.ok]
     right = [
@@ -323,13 +332,15 @@ def _explain(report: Report, evidence: list[Evidence], reference: Truth, tried: 
             simulator(), reference.token_ids, chosen, tried, lambda m: m.change[0][0] == "rows", pairs=False
         )
     else:
-        search = Search(simulator(), reference.token_ids, chosen, tried, pairs=unrelated is None, right=right)
+        search = Search(
+            simulator(), reference.token_ids, chosen, tried, pairs=unrelated is None, right=right, seconds=seconds
+        )
     causes = search.causes()
     seen = moved or unrelated
     if seen and not (causes and causes[0].fits):
         causes = [seen, *causes]
     closest = None if causes else search.closest
-    return replace(report, causes=causes, closest=closest)
+    return replace(report, causes=causes, closest=closest, stopped=search.stopped)
 
 
 def _moved_rows(vectors: Array, expected: Array) -> Cause | None:

@@ -52,6 +52,8 @@ class Report:
     searched: bool = False  # whether the report includes a search for causes
     closest: Cause | None = None  # the mistake that explains most, if it explains too little to be a candidate
 
+    stopped: bool = False  # whether the search's time was over before all mistakes were tried
+
     @property
     def ok(self) -> bool:
         """Whether every stage given is within its tolerance."""
@@ -86,6 +88,7 @@ class Report:
             "first_divergence": self.first_divergence,
             "causes": [_cause_dict(cause) for cause in self.causes],
             "closest": None if self.closest is None else _cause_dict(self.closest),
+            "stopped": self.stopped,
             "stages": [
                 {
                     "stage": result.stage,
@@ -133,16 +136,17 @@ class Report:
         return "\n".join(lines)
 
     def _cause_lines(self) -> list[str]:
+        stopped = ["         the search stopped early; --thorough (thorough=True) tries all pairs of mistakes"]
         if not self.causes:
-            closest = f" (closest: {self.closest.name}, {_share(self.closest)})" if self.closest else ""
-            return [f"cause    no known mistake explains this{closest}"]
+            lines = ["cause    no known mistake explains this"]
+            return lines + stopped * self.stopped
         lines = [
             f"{'cause' if cause.fits else 'maybe'}    {cause.name}: {cause.says} ({_share(cause)} explained)"
             for cause in self.causes
         ]
         if sum(cause.fits for cause in self.causes) > 1:
             lines += ["         the values given cannot distinguish these causes"]
-        return lines
+        return lines + stopped * (self.stopped and not self.causes[0].fits)
 
     def sparkline(self) -> str:
         """Return one block character per stage: its error in tolerances, on a logarithmic scale from 1e-4 to 1e4."""

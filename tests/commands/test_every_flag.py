@@ -36,7 +36,7 @@ COMMANDS = {  # the command's name is the first word; W is the model's folder; t
     "crosscheck": "crosscheck right.npy --json out.json --junit out.xml --no-causes",
     "crosscheck, a function": "crosscheck port:encode --no-causes --timeout 5 --model-name any",
     "crosscheck, texts": "crosscheck --texts",
-    "crosscheck, plot": "crosscheck right.npy --plot out.svg",
+    "crosscheck, plot": "crosscheck right.npy --plot out.svg --thorough",
     "crosscheck, corpus": "crosscheck rows.npy --corpus lines.txt --against other.npy -k 1 --threshold 0.5",
     "goldens": "goldens bundle",
     "evaluate": "evaluate STS12 --data . --backend numpy --dtype float64 --json - --model W",

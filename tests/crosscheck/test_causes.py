@@ -126,6 +126,14 @@ def test_random_noise_has_no_cause(model: SentenceTransformer) -> None:
     assert not report.ok and report.causes == [] and "no known mistake explains this" in str(report)
 
 
+def test_search_stops_when_its_time_is_over() -> None:
+    got = list(truth().embeddings + np.random.default_rng(3).standard_normal((40, 384)) * 1e-3)
+    one = Evidence("sentence_embedding", range(40), batches(), got, list(truth().embeddings), 1e-6)
+    tried: list[str] = []
+    search = Search(simulator(), truth().token_ids, [one], tried.append, seconds=0)
+    assert search.causes() == [] and search.stopped and not tried
+
+
 def test_names_wrong_dimensions_values_and_rows() -> None:
     rng = np.random.default_rng(4)
     right = truth().embeddings

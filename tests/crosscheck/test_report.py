@@ -39,7 +39,10 @@ def test_report_lists_causes_that_fit_equally_well() -> None:
         "         the values given cannot distinguish these causes",
     ]
     closest = Cause("first", 0.25, "one", 99.0)
-    assert str(Report(stages, [], True, closest)).endswith("no known mistake explains this (closest: first, 25.00 %)")
+    assert str(Report(stages, [], True, closest)).endswith("no known mistake explains this")
+    assert (
+        str(Report(stages, [], True, closest, stopped=True)).splitlines()[-1].startswith("         the search stopped")
+    )
 
 
 def test_report_as_json_and_junit_xml() -> None:
