@@ -7,6 +7,8 @@ goldens.py             writes and reads golden bundles
 variant.py             the model with any mistake built in
 mistakes.py            the catalogue of known mistakes
 causes.py              finds the mistakes that explain a difference
+form.py                recognizes right numbers that were rounded, scaled or transformed
+placement.py           the part that is wrong, where no known mistake explains a difference
 compare.py             the check: `crosscheck`
 report.py              its result as text, JSON and JUnit XML; plot.py draws it
 search_equivalence.py  whether two ports give the same search results on a user's texts

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from minilm_np.crosscheck.causes import CPU_SECONDS, Cause, Evidence, Search
+from minilm_np.crosscheck.form import Form, constant_vector, recognize
+from minilm_np.crosscheck.placement import of_stage, place
 from minilm_np.crosscheck.probes import PROBES, TEXTS
 from minilm_np.crosscheck.report import Report, StageResult, Worst
 from minilm_np.crosscheck.truth import STAGE_ROWS, Truth, batches, simulator, tolerance, truth
-from minilm_np.crosscheck.variant import Checkpoint
+from minilm_np.crosscheck.variant import Checkpoint, Variant
 from minilm_np.model import Array, stage_names
 from minilm_np.targets import CannotCompareError as CannotCompareError
 
@@ -326,6 +328,14 @@ def _explain(
     complete = [item for item in wrong if item.stage == FINAL and len(item.rows) == len(TEXTS)]
     final = np.stack(complete[0].got) if complete else None
     moved = None if final is None else _moved_rows(final, reference.embeddings)
+    form, together = None, [] if final is None else complete[0].batches
+    if final is not None and not moved and wrong[0] is complete[0]:
+        form = _form_of(final, together)
+        if form is not None and form.rows.all():
+            return replace(report, causes=[Cause(form.name, 1.0, form.says, form.remaining)])
+        constant = None if form is None else constant_vector(final, np.flatnonzero(~form.rows).tolist())
+        if constant is not None:
+            return replace(report, causes=[constant])
     unrelated = None if final is None or moved else _unrelated_vectors(final, reference.embeddings)
     if moved:  # the vectors are right, so only a mistake in the order of rows can explain them
         search = Search(
@@ -340,7 +350,25 @@ def _explain(
     if seen and not (causes and causes[0].fits):
         causes = [seen, *causes]
     closest = None if causes else search.closest
-    return replace(report, causes=causes, closest=closest, stopped=search.stopped)
+    report = replace(report, causes=causes, closest=closest, stopped=search.stopped)
+    if causes and causes[0].fits:
+        return report
+    if final is None or wrong[0] is not complete[0]:
+        first = wrong[0].stage
+        return replace(report, part=of_stage(first), known=(f"the first wrong stage is {first}",))
+    right_rows = (np.abs(final - reference.embeddings) <= tolerance(FINAL)).all(axis=1) if form is None else form.rows
+    bad = set(np.flatnonzero(~right_rows).tolist())
+    pieces = [ids.tolist() for ids in reference.token_ids]
+    where = place(final, reference.embeddings, bad, together, pieces, simulator())
+    facts = where.says if form is None or form.name == "right" else (*where.says, f"and in all texts: {form.says}")
+    return replace(report, part=where.part, known=facts)
+
+
+def _form_of(vectors: Array, together: Sequence[Sequence[int]]) -> Form | None:
+    """Return the form of the vectors of all probe texts, if one is recognized."""
+    calls = tuple(tuple(rows) for rows in together)
+    pooled = simulator().stage(Variant(scaling="none"), tuple(range(len(TEXTS))), calls, FINAL)
+    return recognize(vectors, np.stack(pooled).astype(np.float64), together, tolerance(FINAL))
 
 
 def _moved_rows(vectors: Array, expected: Array) -> Cause | None:

@@ -52,6 +52,8 @@ class Report:
     searched: bool = False  # whether the report includes a search for causes
     closest: Cause | None = None  # the mistake that explains most, if it explains too little to be a candidate
 
+    part: str = ""  # the part that is wrong, if no mistake fits: tokenizer, batching, encoder, pooling, output format
+    known: tuple[str, ...] = ()  # what the values say about that part
     stopped: bool = False  # whether the search's time was over before all mistakes were tried
 
     @property
@@ -88,6 +90,8 @@ class Report:
             "first_divergence": self.first_divergence,
             "causes": [_cause_dict(cause) for cause in self.causes],
             "closest": None if self.closest is None else _cause_dict(self.closest),
+            "part": self.part,
+            "known": list(self.known),
             "stopped": self.stopped,
             "stages": [
                 {
@@ -139,14 +143,17 @@ class Report:
         stopped = ["         the search stopped early; --thorough (thorough=True) tries all pairs of mistakes"]
         if not self.causes:
             lines = ["cause    no known mistake explains this"]
-            return lines + stopped * self.stopped
+            return lines + self._known_lines() + stopped * self.stopped
         lines = [
             f"{'cause' if cause.fits else 'maybe'}    {cause.name}: {cause.says} ({_share(cause)} explained)"
             for cause in self.causes
         ]
         if sum(cause.fits for cause in self.causes) > 1:
             lines += ["         the values given cannot distinguish these causes"]
-        return lines + stopped * (self.stopped and not self.causes[0].fits)
+        return lines + self._known_lines() + stopped * (self.stopped and not self.causes[0].fits)
+
+    def _known_lines(self) -> list[str]:
+        return [f"{'known' if not i else '     '}    {self.part}: {says}" for i, says in enumerate(self.known)]
 
     def sparkline(self) -> str:
         """Return one block character per stage: its error in tolerances, on a logarithmic scale from 1e-4 to 1e4."""
