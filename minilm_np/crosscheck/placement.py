@@ -28,6 +28,7 @@ MAX_DIRECTION_ERROR = 5e-6  # of an element of a vector scaled to length 1
 MAX_SPAN_ERROR = 1e-4  # relative to the length of the vector
 SHORT = 18  # word pieces: the hidden states of 7 layers of a text this long span 126 of 384 dimensions
 SHORT_TEXTS = 6
+SHOWN_CHARACTERS = 60
 
 UNKNOWN = 100  # the word piece [UNK]
 
@@ -160,10 +161,11 @@ def _some_right(
         return Place("batching", (count, "only the longest text of each call is right: padding or its mask"))
     if len(together) > 1 and right == first:
         return Place("batching", (count, "only the first text of each call is right: the order or the split of a call"))
-    smallest = min(wrong, key=lambda row: len(whole[row]))
+    smallest = TEXTS[min(wrong, key=lambda row: len(whole[row]))]
+    shown = smallest if len(smallest) <= SHOWN_CHARACTERS else f"{smallest[:SHOWN_CHARACTERS]}..."
     return Place(
         "tokenizer",
-        (count, f"word pieces: {common_traits(wrong, whole)}", f"smallest text that differs: {TEXTS[smallest]!r}"),
+        (count, f"word pieces: {common_traits(wrong, whole)}", f"smallest text that differs: {shown!r}"),
     )
 
 
