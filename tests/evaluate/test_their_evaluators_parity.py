@@ -38,7 +38,7 @@ def test_their_evaluator_accepts_our_model(model: SentenceTransformer, weights_f
 
 def test_functions_of_pytorch_take_similarities(model: SentenceTransformer) -> None:
     """As code for sentence-transformers calls them on the Tensors that it gets."""
-    scores = util.cos_sim(model.encode(["a", "b", "c"]), model.encode(["c", "d"]))
+    scores: Any = util.cos_sim(model.encode(["a", "b", "c"]), model.encode(["c", "d"]))
     values, indices = torch.topk(scores[0], k=2)
     assert values.tolist() == sorted(scores[0].tolist(), reverse=True) and len(indices) == 2
     assert torch.equal(torch.max(scores, dim=1).values, torch.tensor(scores.max(axis=1)))
