@@ -26,6 +26,9 @@ How well a hypothesis explains the evidence
     is the best attempt.
 
 The order of the search
+    0. If some texts are right, no mistake of arithmetic was made. The mistakes of the tokenizer that change the word
+       pieces of exactly the wrong texts are tried first, and the search ends if one of them fits. Those that change the
+       word pieces of a right text are not tried (`Search._best_word_pieces`).
     1. Single mistakes, in three rounds of increasing cost (`Search._best`):
        a. One short wrong text. A mistake that explains at most a quarter of it is dropped, and so is a mistake of
           arithmetic that leaves it right. Mistakes whose effect depends on the batch skip this round.
@@ -220,7 +223,10 @@ class Search:
             for got, expected in zip(one.got, one.expected, strict=True)
         ):
             return []
-        results = self._best((mistake,) for mistake in self.mistakes)
+        results = self._best_word_pieces()
+        if not any(cause.fits for _, cause in results):
+            tried = {hypothesis[0].name for hypothesis, _ in results}
+            results += self._best((mistake,) for mistake in self.mistakes if mistake.name not in tried)
         if self.pairs and not any(cause.fits or self._is_noisy_format(h, cause) for h, cause in results):
             results += self._best_pairs(results)
         explanations = [
@@ -252,6 +258,29 @@ class Search:
         )
 
     # --- which hypotheses ----------------------------------------------------------------------
+
+    def _best_word_pieces(self) -> list[tuple[Hypothesis, Cause]]:
+        """Where some texts are right, judge the mistakes that change the word pieces of exactly the wrong texts.
+
+        Mistakes that would change the word pieces of a right text are dropped from the catalogue.
+        """
+        one = self.evidence[-1]
+        wrong = [place for place in range(len(one.rows)) if self._is_wrong(one, place)]
+        if not wrong or len(wrong) == len(one.rows):
+            return []
+        exact, spoiling = [], set()
+        for mistake in self._in_time(mistake for mistake in self.mistakes if mistake.concerns_word_pieces):
+            ids = self.simulator.token_ids(mistake.apply())
+            changed = [place for place, row in enumerate(one.rows) if ids[row] != [self.token_ids[row].tolist()]]
+            if changed == wrong:
+                exact.append(mistake)
+            elif not set(changed) <= set(wrong):
+                spoiling.add(mistake.name)
+        self.mistakes = [mistake for mistake in self.mistakes if mistake.name not in spoiling]
+        rows = {one.rows[place] for place in wrong}
+        few = [each.subset([[place for place, row in enumerate(each.rows) if row in rows]]) for each in self.evidence]
+        judged = [((mistake,), self._judge((mistake,), few)) for mistake in self._in_time(exact, 1)]
+        return sorted(judged, key=lambda entry: -entry[1].explained)
 
     def _best_pairs(self, singles: list[tuple[Hypothesis, Cause]]) -> list[tuple[Hypothesis, Cause]]:
         """Return the pairs that explain most and clearly more than their mistakes alone."""
@@ -329,6 +358,8 @@ class Search:
         simulated = self._simulate(variant, text)
         if _in_tolerances(text.expected[0], simulated[0], evidence) > 1:
             return self._share(variant, text, simulated)
+        if len(hypothesis) == 1 and hypothesis[0].is_rule:
+            return 0.0  # this wrong text has the right word pieces
         return 1.0 if any(mistake.can_spare_texts for mistake in hypothesis) else 0.0
 
     def _few_texts(self, hypothesis: Hypothesis, evidence: Evidence) -> Evidence:

@@ -334,8 +334,10 @@ def _explain(
         if form is not None and form.rows.all():
             return replace(report, causes=[Cause(form.name, 1.0, form.says, form.remaining)])
         constant = None if form is None else constant_vector(final, np.flatnonzero(~form.rows).tolist())
-        if constant is not None:
-            return replace(report, causes=[constant])
+        if constant is not None:  # texts that are cut may become equal
+            cut = Search(simulator(), reference.token_ids, chosen, tried, lambda m: m.concerns_word_pieces, pairs=False)
+            fitting = [cause for cause in cut.causes() if cause.fits]
+            return replace(report, causes=fitting or [constant])
     unrelated = None if final is None or moved else _unrelated_vectors(final, reference.embeddings)
     if moved:  # the vectors are right, so only a mistake in the order of rows can explain them
         search = Search(

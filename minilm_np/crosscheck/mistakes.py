@@ -23,6 +23,7 @@ from itertools import combinations
 from typing import Any
 
 from minilm_np.crosscheck.variant import LONGEST, Variant
+from minilm_np.crosscheck.word_pieces import RULES
 from minilm_np.model import BertConfig
 
 RIGHT = Variant()
@@ -31,10 +32,17 @@ RIGHT = Variant()
 # int8 activations, which share one range.
 BATCH_FIELDS = frozenset(("rows", "positions_from"))
 # Fields that can leave one text right and another wrong; all others change every text or none.
-TEXT_FIELDS = frozenset(("max_seq_length", "special_tokens", "normalizer", "pad_to", "mask_by_id", "rows"))
+TEXT_FIELDS = frozenset(
+    ("max_seq_length", "special_tokens", "normalizer", "rule", "chunks", "pad_to", "mask_by_id", "rows")
+)
+# Fields that change the word pieces and nothing else. A port has one tokenizer: `rule` clashes with the others.
+WORD_PIECE_FIELDS = frozenset(("prefix", "rule", "normalizer", "max_seq_length", "special_tokens", "chunks"))
 # Fields about one parameter, padding or a number format rather than the whole model.
 PART_FIELDS = frozenset(
-    ("transposed", "without_bias", "without_norm", "without_residual", "layers", "pad_to", "weights", "activations")
+    (
+        *("transposed", "without_bias", "without_norm", "without_residual", "layers", "pad_to"),
+        *("weights", "activations", "rule", "chunks"),
+    )
 )
 
 
@@ -68,7 +76,20 @@ class Mistake:
 
     def clashes_with(self, other: Mistake) -> bool:
         """Whether both change the same decision, so that a port cannot make both."""
-        return bool({field for field, _ in self.change} & {field for field, _ in other.change})
+        mine, others = ({field for field, _ in mistake.change} for mistake in (self, other))
+        if "rule" in mine | others and mine & WORD_PIECE_FIELDS and others & WORD_PIECE_FIELDS:
+            return True
+        return bool(mine & others)
+
+    @property
+    def concerns_word_pieces(self) -> bool:
+        """Whether it changes the word pieces and nothing else."""
+        return all(field in WORD_PIECE_FIELDS for field, _ in self.change)
+
+    @property
+    def is_rule(self) -> bool:
+        """Whether it is one of word_pieces.RULES."""
+        return any(field == "rule" for field, _ in self.change)
 
 
 def mistake(name: str, description: str, **change: Any) -> Mistake:
@@ -79,7 +100,15 @@ def mistake(name: str, description: str, **change: Any) -> Mistake:
 
 def catalogue(config: BertConfig | None = None) -> list[Mistake]:
     """Return every known mistake for a checkpoint of this configuration, plain and general ones first."""
-    return [*ARITHMETIC, *TOKENS, *PADDING, *FORMATS, *RESULT, *parameter_mistakes(config or BertConfig())]
+    return [
+        *ARITHMETIC,
+        *TOKENS,
+        *PADDING,
+        *FORMATS,
+        *RESULT,
+        *parameter_mistakes(config or BertConfig()),
+        *WORD_PIECES,
+    ]
 
 
 # --- the tables --------------------------------------------------------------------------------
@@ -98,6 +127,9 @@ ARITHMETIC = (
     mistake("attention-unscaled", "attention scores are not divided by sqrt(32)", attention_scale="none"),
     mistake("attention-scale-hidden", "attention scores are divided by sqrt(384), the hidden size, instead of sqrt(32)",
             attention_scale="hidden"),
+    mistake("attention-scale-squared", "attention scores are divided by 32, the head size, instead of sqrt(32)",
+            attention_scale="head squared"),
+    mistake("attention-uniform", "every token attends to all tokens alike", attention_scale="uniform"),
     mistake("attention-qk-swapped", "query and key are swapped", attention_order=(1, 0, 2)),
     mistake("attention-kv-swapped", "key and value are swapped", attention_order=(0, 2, 1)),
     mistake("attention-qv-swapped", "query and value are swapped", attention_order=(2, 1, 0)),
@@ -122,6 +154,17 @@ TOKENS = (
             max_seq_length=128),
     mistake("truncation-512", "texts are truncated to 512 word pieces, or not at all, instead of 256",
             max_seq_length=512),
+    *(
+        mistake(f"truncation-{length}", f"texts are truncated to {length} word pieces instead of 256{why}",
+                max_seq_length=length)
+        for length, why in (
+            (32, ""), (64, ""), (254, " (256 without room for [CLS] and [SEP])"),
+            (258, " (256 and [CLS] and [SEP])"), (384, ""))
+    ),
+    mistake("chunks-averaged", "a long text is encoded in parts, whose vectors are averaged", chunks="averaged"),
+    mistake("chunks-averaged-by-length",
+            "a long text is encoded in parts, whose vectors are averaged with their lengths as weights",
+            chunks="averaged by length"),
     mistake("no-special-tokens", "[CLS] and [SEP] are missing", special_tokens=()),
     mistake("no-cls", "[CLS] is missing", special_tokens=("[SEP]",)),
     mistake("no-sep", "[SEP] is missing", special_tokens=("[CLS]",)),
@@ -145,6 +188,14 @@ TOKENS = (
             positions_from="batch"),
     mistake("positions-left-padded", "positions count from the left padding instead of from [CLS]",
             positions_from="left padding"),
+    mistake("positions-all-0", "every position is 0", positions_from="nothing"),
+    mistake("positions-missing", "no position embedding is added", without_positions=True),
+    mistake("mask-and-types-swapped",
+            "attention_mask and token_type_ids are swapped: token types are 1, and no token may be attended to",
+            token_type="mask", attention_scale="uniform", padding_attended=True, pad_to=LONGEST),
+    mistake("mask-and-types-swapped-unmasked",
+            "attention_mask and token_type_ids are swapped: token types are 1, and attention includes padding",
+            token_type="mask", padding_attended=True, pad_to=LONGEST),
 )
 
 PADDING = (
@@ -188,6 +239,19 @@ RESULT = (
     mistake("pooling-max", "the maximum instead of the mean", pooling_mode="max"),
     mistake("pooling-mean-sqrt-len", "the sum divided by sqrt(S), not scaled to length 1",
             pooling_mode="mean_sqrt_len_tokens", scaling="none"),
+    mistake("pooling-sum", "the sum instead of the mean, not scaled to length 1", pooling_mode="sum", scaling="none"),
+    mistake("mean-over-width", "the sum is divided by the padded length, and not scaled to length 1",
+            pooling_mode="mean over width", scaling="none", pad_to=LONGEST),
+    mistake("mean-over-width-unmasked", "the mean includes padding, and is not scaled to length 1",
+            padding_pooled=True, scaling="none", pad_to=LONGEST),
+    mistake("mean-over-width-attended", "attention and the mean include padding; not scaled to length 1",
+            padding_attended=True, padding_pooled=True, scaling="none", pad_to=LONGEST),
+    mistake("pooler", "the pooler's output instead of the mean of the hidden states", pooling_mode="pooler"),
+    mistake("pooler-not-normalized", "the pooler's output, not scaled to length 1",
+            pooling_mode="pooler", scaling="none"),
+    mistake("pooler-before-tanh", "pooler.dense without tanh instead of the mean", pooling_mode="pooler before tanh"),
+    mistake("pooler-before-tanh-not-normalized", "pooler.dense without tanh, not scaled to length 1",
+            pooling_mode="pooler before tanh", scaling="none"),
     mistake("pooling-without-specials", "the mean leaves out [CLS] and [SEP]", specials_pooled=False),
     mistake("no-normalization", "vectors are not scaled to length 1", scaling="none"),
     mistake("normalization-twice", "vectors are divided by their length twice", scaling="twice"),
@@ -197,6 +261,7 @@ RESULT = (
     mistake("rows-all-first", "every row is the first row of the batch", rows="all first"),
 )
 # fmt: on
+WORD_PIECES = tuple(mistake(name, rule.description, rule=name) for name, rule in RULES.items())
 
 
 def parameter_mistakes(config: BertConfig) -> Iterator[Mistake]:
@@ -246,6 +311,10 @@ def parameter_mistakes(config: BertConfig) -> Iterator[Mistake]:
     for i in range(L):
         name = "last-layer-dropped" if i == L - 1 else f"layer-dropped-{i}"
         yield mistake(name, f"layer {i} is missing", layers=tuple(j for j in range(L) if j != i))
+    yield mistake("hidden-states-of-embeddings", "the hidden states are those before layer 0", layers=())
+    for i in range(L - 2):
+        yield mistake(f"hidden-states-of-layer-{i}", f"the hidden states are those after layer {i}",
+                      layers=tuple(range(i + 1)))  # fmt: skip
     for i, j in combinations(range(L), 2):
         order = list(range(L))
         order[i], order[j] = j, i

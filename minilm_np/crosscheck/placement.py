@@ -132,7 +132,7 @@ def place(
     """Return where the mistake in final vectors lies; `wrong` holds the rows that are wrong."""
     right = set(range(len(vectors))) - wrong
     if right:
-        return _some_right(wrong, right, together, whole)
+        return _some_right(wrong, right, together, whole, vectors, simulator)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
     if np.abs(unit - expected).max() <= MAX_DIRECTION_ERROR:
         lengths = np.linalg.norm(vectors, axis=1)
@@ -150,7 +150,12 @@ def place(
 
 
 def _some_right(
-    wrong: set[int], right: set[int], together: Sequence[Sequence[int]], whole: Sequence[Sequence[int]]
+    wrong: set[int],
+    right: set[int],
+    together: Sequence[Sequence[int]],
+    whole: Sequence[Sequence[int]],
+    vectors: Array,
+    simulator: Simulator,
 ) -> Place:
     names = ", ".join(PROBES[row].name for row in sorted(right)[:8]) + (" ..." if len(right) > 8 else "")
     count = f"{len(right)} of {len(wrong) + len(right)} texts are right ({names}), so encoder and pooling are right"
@@ -161,12 +166,39 @@ def _some_right(
         return Place("batching", (count, "only the longest text of each call is right: padding or its mask"))
     if len(together) > 1 and right == first:
         return Place("batching", (count, "only the first text of each call is right: the order or the split of a call"))
-    smallest = TEXTS[min(wrong, key=lambda row: len(whole[row]))]
+    row = min(wrong, key=lambda row: len(whole[row]))
+    smallest = TEXTS[row]
     shown = smallest if len(smallest) <= SHOWN_CHARACTERS else f"{smallest[:SHOWN_CHARACTERS]}..."
     return Place(
         "tokenizer",
-        (count, f"word pieces: {common_traits(wrong, whole)}", f"smallest text that differs: {shown!r}"),
+        (
+            count,
+            f"word pieces: {common_traits(wrong, whole)}",
+            f"smallest text that differs: {shown!r}",
+            *_explained_by_pieces(row, vectors[row], list(whole[row]), simulator),
+        ),
     )
+
+
+def _explained_by_pieces(row: int, vector: Array, right: list[int], simulator: Simulator) -> list[str]:
+    """Say which word pieces have this vector, if they are near the right ones; for short texts only.
+
+    Tried: the word pieces by each rule of word_pieces.py, and the right ones with a run of neighbors left out, replaced
+    by [UNK], or twice.
+    """
+    if len(right) > SHORT:
+        return []
+    tried = {tuple(ids): None for ids in simulator.pieces_by_rule(TEXTS[row]).values()}
+    for start, stop in combinations(range(len(right) + 1), 2):
+        for run in ((), (UNKNOWN,), right[start:stop] * 2):
+            tried[(*right[:start], *run, *right[stop:])] = None
+    candidates = [ids for ids in tried if ids]
+    errors = np.abs(simulator.embed_pieces(candidates) - vector).max(axis=1)
+    best = int(np.argmin(errors))
+    if errors[best] > MAX_DIRECTION_ERROR:
+        return []
+    got, expected = simulator.piece_names(candidates[best]), simulator.piece_names(right)
+    return [f"its vector is that of the word pieces {got}; right: {expected}"]
 
 
 def _pooling(vectors: Array, whole: Sequence[Sequence[int]], simulator: Simulator) -> Place | None:

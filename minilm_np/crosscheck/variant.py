@@ -20,6 +20,7 @@ import numpy as np
 
 from minilm_np import formats, model, ops
 from minilm_np.crosscheck.probes import TEXTS
+from minilm_np.crosscheck.word_pieces import RULES, RuleTokenizer, Vocabulary
 from minilm_np.model import Array, BertConfig
 from minilm_np.tokenizer import Tokenizer, Tokens
 from minilm_np.weights import load
@@ -34,13 +35,16 @@ class Variant:
 
     # text -> word pieces
     prefix: str = ""
+    rule: str = ""  # a name in word_pieces.RULES; "" for tokenizer.json with the three decisions below
     normalizer: tuple[tuple[str, bool], ...] = ()  # BertNormalizer options that differ from tokenizer.json
     max_seq_length: int = 256
     special_tokens: tuple[str, ...] = ("[CLS]", "[SEP]")
+    chunks: Literal["none", "averaged", "averaged by length"] = "none"  # whether a long text is encoded in parts
     # word pieces -> rows of the embedding tables
-    token_type: int | None = 0  # None: no token type embedding is added
+    token_type: int | Literal["mask"] | None = 0  # None: no token type embedding is added
     position_offset: int = 0
-    positions_from: Literal["sentence", "batch", "left padding"] = "sentence"  # where position 0 is
+    positions_from: Literal["sentence", "batch", "left padding", "nothing"] = "sentence"  # where position 0 is
+    without_positions: bool = False  # no position embedding is added
     # padding: a correct port pads too, but masks it
     pad_to: int | None = None  # LONGEST, or a number of word pieces
     padding_attended: bool = False
@@ -59,19 +63,20 @@ class Variant:
     without_norm: frozenset[str] = frozenset()  # LayerNorm modules
     without_residual: frozenset[str] = frozenset()  # LayerNorm modules whose residual is not added
     pre_norm: bool = False
-    attention_scale: Literal["head", "hidden", "none"] = "head"
+    attention_scale: Literal["head", "head squared", "hidden", "none", "uniform"] = "head"
     attention_order: tuple[int, int, int] = (0, 1, 2)  # which of query, key, value acts as query, key, value
     heads: Literal["blocks", "interleaved", "not transposed", "not transposed back"] = "blocks"
     activations: Literal["float32", "fp16", "bf16", "int8"] = "float32"
     dither: bool = False  # round activations differently: errors of the same size in other directions
     # word pieces -> one vector
-    pooling_mode: str = "mean"
+    pooling_mode: str = "mean"  # of ops.pool, or of POOLING_MODES
     specials_pooled: bool = True
     scaling: Literal["unit", "none", "twice"] = "unit"
     # rows of a batch
     rows: Literal["given", "longest first", "shortest first", "first repeated", "all first"] = "given"
 
 
+POOLING_MODES = ("sum", "mean over width", "pooler", "pooler before tanh")  # on top of those of ops.pool
 PARAMETER_FIELDS = (  # fields of Variant that change the prepared model
     *("layers", "transposed", "without_bias", "weights", "tables", "token_type"),
     *("hidden_act", "layer_norm_eps", "pooling_mode", "scaling"),
@@ -113,6 +118,9 @@ class Simulator:
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
         self._tokenizer = lru_cache(64)(self._make_tokenizer)
+        self._vocabulary = lru_cache(1)(lambda: Vocabulary.read(checkpoint.folder / "tokenizer.json"))
+        self._pooler = lru_cache(1)(self._read_pooler)
+        self.token_ids = lru_cache(256)(self._token_ids)
         self.stage = lru_cache(512)(self._run_stage)  # checks of further ports ask for many of the same values
         self._stored = lru_cache(2)(self._store_parameters)
         self._bert = lru_cache(2)(self._prepare)  # the correct model and the current variant
@@ -140,7 +148,9 @@ class Simulator:
         values: dict[str, list[Any]] = {stage: [None] * len(texts) for stage in stages}
         token_ids: list[Any] = [None] * len(texts)
         for rows in batches:
-            batch = self._tokenize(variant, [texts[row] for row in rows])
+            chunks = self._token_rows(variant, [texts[row] for row in rows])
+            batch = self._batch(variant, [ids for of_text in chunks for ids in of_text])
+            starts = np.cumsum([0, *(len(of_text) for of_text in chunks)])  # row of each text's first chunk
             observed: dict[str, list[Array]] = {}
 
             def observe(
@@ -150,10 +160,14 @@ class Simulator:
                     observed[stage] = _split_by_text(stage, value, batch)
 
             vectors = self._forward(variant, batch, observe if values else None)
+            if variant.chunks != "none":
+                vectors = _average(vectors, batch.lengths, starts, variant)
+                observed = {stage: [value[start] for start in starts[:-1]] for stage, value in observed.items()}
+                batch = batch._replace(lengths=batch.lengths[starts[:-1]])
             order = _row_order(variant.rows, batch.lengths)
             embeddings[list(rows)] = vectors[order]
             for i, row in enumerate(rows):
-                start = batch.tokens.offsets[i]
+                start = batch.tokens.offsets[starts[i]]
                 token_ids[row] = batch.tokens.token_ids[start : start + batch.lengths[i]]
                 for stage, of_batch in observed.items():
                     values[stage][row] = of_batch[i]
@@ -162,6 +176,23 @@ class Simulator:
         return Run(embeddings, values, token_ids)
 
     # --- text -> word pieces -------------------------------------------------------------------
+
+    def _token_ids(self, variant: Variant) -> list[list[list[int]]]:
+        """Return the word pieces of each of TEXTS: one list for each of its chunks."""
+        return self._token_rows(variant, list(TEXTS))
+
+    def embed_pieces(self, token_ids: Sequence[Sequence[int]]) -> Array:
+        """Return the right vectors (n, H) of n texts, given as word pieces."""
+        return self._forward(Variant(), self._batch(Variant(), [list(ids) for ids in token_ids]), None)
+
+    def pieces_by_rule(self, text: str) -> dict[str, list[int]]:
+        """Return the word pieces of a text by each of RULES."""
+        return {name: RuleTokenizer(self._vocabulary(), rule).token_ids(text) for name, rule in RULES.items()}
+
+    def piece_names(self, token_ids: Sequence[int]) -> str:
+        """Return word pieces in a form for reports."""
+        names = {number: piece for piece, number in self._vocabulary().ids.items()}
+        return " ".join(names[number] for number in token_ids)
 
     def _make_tokenizer(self, normalizer: tuple[tuple[str, bool], ...], length: int, specials: tuple[str, ...]) -> Any:
         path = self.checkpoint.folder / "tokenizer.json"
@@ -182,10 +213,27 @@ class Simulator:
         tokenizer.enable_truncation(length)
         return tokenizer
 
-    def _tokenize(self, variant: Variant, texts: list[str]) -> Batch:
-        tokenizer = self._tokenizer(variant.normalizer, variant.max_seq_length, variant.special_tokens)
+    def _token_rows(self, variant: Variant, texts: list[str]) -> list[list[list[int]]]:
+        """Return the word pieces of texts: for each text one list, or one for each chunk."""
+        texts = [variant.prefix + text for text in texts]
+        if variant.rule:
+            by_rule = RuleTokenizer(self._vocabulary(), RULES[variant.rule], variant.max_seq_length)
+            return [[by_rule.token_ids(text)] for text in texts]
+        length = variant.max_seq_length if variant.chunks == "none" else 2**20
+        tokenizer = self._tokenizer(variant.normalizer, length, variant.special_tokens)
         encode = tokenizer.encode if isinstance(tokenizer, Tokenizer) else tokenizer.encode_batch
-        ids = [encoding.ids for encoding in encode([variant.prefix + text for text in texts])]
+        rows = [list(encoding.ids) for encoding in encode(texts)]
+        if variant.chunks == "none":
+            return [[ids] for ids in rows]
+        room = variant.max_seq_length - 2
+        return [
+            [[ids[0], *ids[start : start + room], ids[-1]] for start in range(1, max(2, len(ids) - 1), room)]
+            if len(ids) > variant.max_seq_length
+            else [ids]
+            for ids in rows
+        ]
+
+    def _batch(self, variant: Variant, ids: list[list[int]]) -> Batch:
         lengths = np.array([len(row) for row in ids])
         if variant.pad_to is not None:
             width = max(variant.pad_to, int(lengths.max(initial=0)))
@@ -196,13 +244,15 @@ class Simulator:
         position_ids = np.arange(T)
         if variant.positions_from != "batch":
             position_ids -= np.repeat(offsets[:-1], padded_lengths)
+        if variant.positions_from == "nothing":
+            position_ids[:] = 0
         if variant.positions_from == "left padding":
             position_ids += np.repeat(lengths.max(initial=0) - lengths, padded_lengths)
         position_ids += variant.position_offset
         last_position = self.checkpoint.config.max_position_embeddings - 1
         token_ids = np.array([piece for row in ids for piece in row], np.int32)
-        types = np.full(T, variant.token_type or 0, np.int32)
         mask = np.arange(T) - np.repeat(offsets[:-1], padded_lengths) < np.repeat(lengths, padded_lengths)
+        types = mask.astype(np.int32) if variant.token_type == "mask" else np.full(T, variant.token_type or 0, np.int32)
         if variant.mask_by_id:
             mask &= token_ids != 0
         return Batch(Tokens(token_ids, types, offsets), np.clip(position_ids, 0, last_position), lengths, mask)
@@ -244,8 +294,19 @@ class Simulator:
             normalize=variant.scaling != "none",
         )
         bert = model.prepare(params, config, ops)
+        if variant.pooling_mode.startswith("pooler"):
+            bert = bert._replace(weights={**bert.weights, "pooler.dense": self._pooler()})
         named = {name: Named(name, value) for name, value in bert.weights.items() if name != "embeddings"}
         return bert._replace(weights={**bert.weights, **named})
+
+    def _read_pooler(self) -> ops.Dense:
+        """Return pooler.dense of the checkpoint, which sentence embeddings do not use."""
+        from safetensors import safe_open
+
+        with safe_open(self.checkpoint.folder / "model.safetensors", "np") as file:
+            named = {key.removeprefix("bert."): key for key in file.keys()}  # noqa: SIM118, it is not a mapping
+            weight, bias = (file.get_tensor(named[f"pooler.dense.{part}"]) for part in ("weight", "bias"))
+        return ops.Dense(weight.astype(np.float32), bias.astype(np.float32))
 
     def _forward(self, variant: Variant, batch: Batch, observe: model.Observer) -> Array:
         bert = self._bert(replace(Variant(), **{field: getattr(variant, field) for field in PARAMETER_FIELDS}))
@@ -279,7 +340,9 @@ class VariantOps:
         self, ids: Array, types: Array, positions: Array, tables: Any, norm: Named, eps: float
     ) -> Array:  # (T,), (T,), (T,) -> (T, H)
         word, token_type, position = tables
-        x = self._round(self._round(word[ids] + token_type[types]) + position[self.batch.position_ids])
+        x = self._round(word[ids] + token_type[types])
+        if not self.variant.without_positions:
+            x = self._round(x + position[self.batch.position_ids])
         return self._round(self._layer_norm(x, norm, eps))
 
     def linear(self, x: Array, dense: Named, activation: str | None) -> Array:  # (T, inputs) -> (T, outputs)
@@ -319,7 +382,9 @@ class VariantOps:
         """Yield attention_probs (N, S, S) and value (N, S, D) of each text."""
         variant = self.variant
         head_size = qkv.shape[1] // (3 * num_heads)
-        width = {"head": head_size, "hidden": num_heads * head_size, "none": 1}[variant.attention_scale]
+        hidden_size = num_heads * head_size
+        widths = {"head": head_size, "head squared": head_size**2, "hidden": hidden_size, "none": 1, "uniform": 1}
+        width = widths[variant.attention_scale]
         for start, stop in pairwise(offsets):
             parts = qkv[start:stop].reshape(stop - start, 3, head_size * num_heads).transpose(1, 0, 2)  # (3, S, H)
             if variant.heads == "interleaved":
@@ -330,6 +395,8 @@ class VariantOps:
                 split = parts.reshape(3, stop - start, num_heads, head_size).transpose(0, 2, 1, 3)
             query, key, value = (split[i] for i in variant.attention_order)  # each (N, S, D)
             scores = self._round(self._round(query @ key.swapaxes(-1, -2)) / np.float32(math.sqrt(width)))
+            if variant.attention_scale == "uniform":
+                scores[:] = 0
             if not variant.padding_attended:
                 scores[..., ~self.batch.mask[start:stop]] = -np.inf
             yield (ops.softmax(scores) if stop > start else scores), value
@@ -343,9 +410,17 @@ class VariantOps:
                 rows = rows[self.batch.mask[start:stop]]
             if not variant.specials_pooled:
                 rows = rows[1 : self.batch.lengths[b] - 1]
-            if len(rows):  # without tokens the pooled vector stays 0
+            if mode in POOLING_MODES and len(rows):
+                pooled[b] = self._pool_otherwise(rows, stop - start, mode)
+            elif len(rows):  # without tokens the pooled vector stays 0
                 pooled[b] = ops.pool(rows, np.array([0, len(rows)]), mode)[0]
         return self._round(pooled)
+
+    def _pool_otherwise(self, rows: Array, width: int, mode: str) -> Array:  # (S, H) -> (H,)
+        if mode in ("sum", "mean over width"):
+            return np.asarray(rows.sum(axis=0) / (1 if mode == "sum" else width))
+        y = ops.linear(rows[:1], self.bert.weights["pooler.dense"].value, None)[0]
+        return np.asarray(y if mode == "pooler before tanh" else np.tanh(y))
 
     def l2_normalize(self, x: Array) -> Array:  # (B, H) -> (B, H)
         x = ops.l2_normalize(x) if self.variant.scaling != "twice" else x / np.sum(x * x, axis=-1, keepdims=True)
@@ -384,6 +459,14 @@ def _round_parameter(name: str, value: Array, format: str) -> Array:
     if value.ndim < 2 or name.startswith("embeddings."):
         return value
     return formats.round_to_int8(value, axis=1 if format == "int8 per channel" else None)
+
+
+def _average(vectors: Array, lengths: Array, starts: Array, variant: Variant) -> Array:
+    """Return for each text the mean of its chunks' vectors; chunks starts[i]:starts[i + 1] are those of text i."""
+    weights = (lengths if variant.chunks == "averaged by length" else np.ones(len(lengths)))[:, None]
+    means = [(vectors[a:b] * weights[a:b]).sum(axis=0) / weights[a:b].sum() for a, b in pairwise(starts)]
+    averaged: Array = np.stack(means).astype(np.float32)
+    return ops.l2_normalize(averaged) if variant.scaling == "unit" else averaged
 
 
 def _split_by_text(stage: str, value: Any, batch: Batch) -> list[Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,3 +159,73 @@ def test_openvino_passes(onnx: Path, weights_folder: Path) -> None:
     report = crosscheck(encode)
     print(f"\n{report}")
     assert report.ok, report
+
+
+def drop_words(test: Callable[[str], bool]) -> Callable[[Any], None]:
+    def apply(port: Any) -> None:
+        right = port.encode
+        port.encode = lambda texts: right([" ".join(word for word in text.split() if not test(word)) for text in texts])
+
+    return apply
+
+
+def pool_by(weights: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """Pool with weights (B, S) computed from the mask (B, S)."""
+
+    def apply(port: Any) -> None:
+        port.pool = lambda hidden, mask: (hidden * (weights(mask) * mask)[:, :, None]).sum(1)
+
+    return apply
+
+
+def last_layers(count: int) -> Callable[[Any], None]:
+    def apply(port: Any) -> None:
+        kept: list[Any] = []
+        for layer in port.bert.encoder.layer[-count:]:
+            layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        mean = port.pool
+
+        def pool(hidden: Any, mask: Any) -> Any:
+            states, kept[:] = list(kept), []
+            return sum(mean(state, mask) for state in states)
+
+        port.pool = pool
+
+    return apply
+
+
+def half_scores(port: Any) -> None:
+    for layer in port.bert.encoder.layer[:3]:
+        layer.attention.self.query.weight.data /= 2
+        layer.attention.self.query.bias.data /= 2
+
+
+def scaled_norms(port: Any) -> None:
+    for layer in port.bert.encoder.layer:
+        layer.output.LayerNorm.weight.data *= 1.01
+
+
+# Mistakes that are in no catalogue, and the part that is wrong
+OUTSIDE: dict[str, tuple[str, Callable[[Any], None]]] = {
+    "words in capitals dropped": ("tokenizer", drop_words(lambda word: word.isupper() and len(word) > 1)),
+    "long words dropped": ("tokenizer", drop_words(lambda word: len(word) > 12)),
+    "words with an at sign dropped": ("tokenizer", drop_words(lambda word: "@" in word)),
+    "later tokens weigh more": ("pooling", pool_by(lambda mask: mask.cumsum(1))),
+    "[CLS] counts ten times": ("pooling", pool_by(lambda mask: mask + 9 * (mask.cumsum(1) == 1))),
+    "mean of the last 3 layers": ("pooling", last_layers(3)),
+    "half the scores in three layers": ("encoder", half_scores),
+    "LayerNorm weights 1 % too large": ("encoder", scaled_norms),
+    "vectors of length 2 or less": ("output format", lambda port: setattr(
+        port, "scale", lambda x: x / x.norm(dim=1, keepdim=True) * x.abs().amax(1, keepdim=True))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_places_a_mistake_that_is_in_no_catalogue(weights_folder: Path, name: str) -> None:
+    part, change = OUTSIDE[name]
+    port = TorchPort(weights_folder)
+    change(port)
+    start = time.process_time()
+    report = crosscheck(lambda texts: port.encode(texts))
+    assert report.part == part and not any(cause.fits for cause in report.causes), report
+    assert time.process_time() - start < 60

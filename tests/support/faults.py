@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from support.word_pieces import WORD_PIECE_CHANGES, PythonTokenizer
 from torch import nn
 
 H, N, D = 384, 12, 32
@@ -43,6 +44,7 @@ class TorchPort:
         self.pool: Callable[[Any, Any], Any] = mean
         self.scale: Callable[[Any], Any] = lambda pooled: nn.functional.normalize(pooled, dim=1)
         self.order: Callable[[Any], Any] = lambda lengths: np.arange(len(lengths))
+        self.types_from_mask = False
 
     def encode(self, texts: list[str]) -> Any:
         ids = self.tokenizer(
@@ -60,7 +62,7 @@ class TorchPort:
             hidden = self.bert(
                 input_ids=padded,
                 attention_mask=torch.ones_like(mask) if self.attend_padding else mask,
-                token_type_ids=torch.full_like(padded, self.token_type),
+                token_type_ids=mask if self.types_from_mask else torch.full_like(padded, self.token_type),
                 position_ids=self.positions(mask).clip(0, 511),
             ).last_hidden_state
             vectors = self.scale(self.pool(hidden, torch.ones_like(mask) if self.pool_padding else mask))
@@ -272,6 +274,45 @@ def zero_types(port: TorchPort) -> None:
     port.bert.embeddings.token_type_embeddings.weight.data.zero_()
 
 
+def python_tokenizer(change: Callable[[PythonTokenizer], None]) -> Callable[[TorchPort], None]:
+    def apply(port: TorchPort) -> None:
+        port.tokenizer = PythonTokenizer(port.folder, change)
+
+    return apply
+
+
+def zero_positions(port: TorchPort) -> None:
+    port.bert.embeddings.position_embeddings.weight.data.zero_()
+
+
+def pooler(tanh: bool = True, normalize: bool = True) -> Callable[[TorchPort], None]:
+    def apply(port: TorchPort) -> None:
+        dense = transformers.BertModel.from_pretrained(port.folder).eval().pooler.dense
+        port.pool = lambda hidden, mask: torch.tanh(dense(hidden[:, 0])) if tanh else dense(hidden[:, 0])
+        if not normalize:
+            port.scale = lambda pooled: pooled
+
+    return apply
+
+
+def over_width(masked: bool) -> Callable[[TorchPort], None]:
+    def apply(port: TorchPort) -> None:
+        port.pool = lambda hidden, mask: (hidden * mask[:, :, None]).mean(1) if masked else hidden.mean(1)
+        port.scale = lambda pooled: pooled
+
+    return apply
+
+
+def attend_alike(query: Any, key: Any, value: Any, mask: Any, scaling: float) -> Any:
+    return softmax_attention(query * 0, key, value, mask, scaling).transpose(1, 2)
+
+
+def swap_mask_and_types(port: TorchPort) -> None:
+    """Types are the mask; the mask is 0 everywhere, and its large negative numbers absorb the scores."""
+    attention(lambda q, k, v, mask, scaling: attend_alike(q, k, v, None, scaling))(port)
+    port.types_from_mask = True
+
+
 def keep_layers(*order: int) -> Callable[[TorchPort], None]:
     def apply(port: TorchPort) -> None:
         layers = list(port.bert.encoder.layer)
@@ -315,6 +356,25 @@ FAULTS: dict[str, Callable[[TorchPort], None]] = {
     "heads-interleaved": attention(interleaved),
     "heads-not-transposed-padded": attention(not_transposed),
     "heads-merged-untransposed-padded": attention(not_transposed_back),
+    "attention-scale-squared": scaled_by(1 / D),
+    "attention-uniform": attention(attend_alike),
+    "mask-and-types-swapped": swap_mask_and_types,
+    "mask-and-types-swapped-unmasked": settings(types_from_mask=True, attend_padding=True),
+    "positions-all-0": settings(positions=lambda mask: torch.zeros_like(mask)),
+    "positions-missing": zero_positions,
+    "pooler": pooler(),
+    "pooler-not-normalized": pooler(normalize=False),
+    "pooler-before-tanh": pooler(tanh=False),
+    "pooler-before-tanh-not-normalized": pooler(tanh=False, normalize=False),
+    "pooling-sum": settings(pool=lambda hidden, mask: (hidden * mask[:, :, None]).sum(1), scale=lambda pooled: pooled),
+    "mean-over-width": over_width(masked=True),
+    "mean-over-width-unmasked": over_width(masked=False),
+    **{f"truncation-{length}": settings(max_length=length) for length in (32, 64, 254, 258, 384)},
+    **{
+        f"hidden-states-of-{name}": keep_layers(*range(count))
+        for count, name in enumerate(("embeddings", "layer-0", "layer-1", "layer-2", "layer-3"))
+    },
+    **{name: python_tokenizer(change) for name, change in WORD_PIECE_CHANGES.items()},
     "truncation-128": settings(max_length=128),
     "truncation-512": settings(max_length=512),
     "no-special-tokens": settings(specials=False),
