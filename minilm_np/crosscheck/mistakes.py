@@ -87,6 +87,11 @@ class Mistake:
         return all(field in WORD_PIECE_FIELDS for field, _ in self.change)
 
     @property
+    def is_slow(self) -> bool:
+        """Whether its simulation is slow, because texts are padded."""
+        return any(field == "pad_to" for field, _ in self.change)
+
+    @property
     def is_rule(self) -> bool:
         """Whether it is one of word_pieces.RULES."""
         return any(field == "rule" for field, _ in self.change)

@@ -145,7 +145,8 @@ class Simulator:
         stages: names of the stages to return as well.
         """
         embeddings = np.zeros((len(texts), self.checkpoint.config.hidden_size), np.float32)
-        values: dict[str, list[Any]] = {stage: [None] * len(texts) for stage in stages}
+        nothing = np.zeros(0)  # of a stage that the variant does not have: a layer that does not run
+        values: dict[str, list[Any]] = {stage: [nothing] * len(texts) for stage in stages}
         token_ids: list[Any] = [None] * len(texts)
         for rows in batches:
             chunks = self._token_rows(variant, [texts[row] for row in rows])

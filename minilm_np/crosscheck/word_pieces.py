@@ -1,7 +1,7 @@
 """BERT's tokenizer in plain Python, each step of which a port can get wrong.
 
 The steps, in order: find special pieces written in the text, clean the text, put spaces around Chinese characters,
-strip accents, lowercase, split into words and punctuation marks, look up the longest pieces of each word, truncate, and
+lowercase, strip accents, split into words and punctuation marks, look up the longest pieces of each word, truncate, and
 add [CLS] and [SEP]. `RULES` names the mistakes: each replaces one step. Without a mistake the result equals that of
 tokenizer.json on all probe texts. (The steps: google-research/bert, tokenization.py.)
 """
@@ -126,7 +126,7 @@ class RuleTokenizer:
 
     def _normalized(self, text: str) -> str:
         text = "".join(f" {c} " if self.rule.is_chinese(c) else c for c in self.rule.clean(text))
-        return self.rule.lowercase(self.rule.strip_accents(text))
+        return self.rule.strip_accents(self.rule.lowercase(text))
 
 
 # --- wrong steps -------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def _found(pattern: str) -> Words:
 
 
 def _separate_digits(text: str) -> list[str]:
-    return _split_at(lambda c: _is_punctuation(c) or c.isdigit())(text)
+    return _split_at(lambda c: _is_punctuation(c) or c.isdecimal())(text)
 
 
 def _numbers_and_letters(text: str) -> list[str]:
@@ -272,6 +272,10 @@ def _specials(*order: str) -> Callable[[Vocabulary, list[int], int], list[int]]:
         return [piece for name in order for piece in (kept if name == "..." else [ids[name]])]
 
     return finish
+
+
+def _unknown_dropped(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
+    return _truncated(vocabulary, [piece for piece in pieces if piece != vocabulary.unknown], length)
 
 
 def _sep_cut_off(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
@@ -424,7 +428,8 @@ RULES: dict[str, Rule] = {
     "word-limit-none": Rule("words of more than 100 characters are split, too", max_word=None),
     "word-limit-50": Rule("words of more than 50 characters become [UNK], instead of 100", max_word=50),
     "word-limit-20": Rule("words of more than 20 characters become [UNK], instead of 100", max_word=20),
-    "unknown-words-left-out": Rule("words without pieces are left out", pieces=_unknown_left_out),
+    "unknown-words-left-out": Rule("words without pieces are left out, unless too long", pieces=_unknown_left_out),
+    "unknown-left-out": Rule("[UNK] is left out", finish=_unknown_dropped),
     "unknown-start-kept": Rule("the known start of a word is kept before its [UNK]", pieces=_known_start_kept),
     "unknown-start-only": Rule("a word without pieces keeps its known start, without [UNK]", pieces=_known_start_only),
     "unknown-characters": Rule(

@@ -98,6 +98,14 @@ def test_names_mistake_that_only_a_stage_shows() -> None:
     assert [cause.name for cause in report.causes] == [name]
 
 
+def test_mistakes_without_the_wrong_stage_do_not_explain_it() -> None:
+    """Layer 5 alone is wrong; variants that drop layers have no such stage."""
+    stage = "encoder.layer.5.intermediate"
+    got = [value * 1.5 for value in truth().of(stage, STAGE_ROWS)]
+    report = crosscheck(stages={stage: got})
+    assert report.part == "encoder" and not any(cause.fits for cause in report.causes), report
+
+
 def test_mistake_that_a_right_stage_contradicts_is_only_a_candidate() -> None:
     name = "embeddings-layer-norm-missing"
     run = simulator().run(from_catalogue(name).apply(), stage_texts(), [range(len(STAGE_ROWS))], ["pooled"])
