@@ -1,0 +1,30 @@
+"""Training: losses over a batch of texts, and their gradients with respect to every parameter of the model.
+
+Examples
+--------
+>>> from minilm_np import SentenceTransformer
+>>> from minilm_np.training import loss_and_gradients
+>>> model = SentenceTransformer(backend="numpy")
+>>> examples = [["How far is the moon?", "It is 384,400 km away."], ["Who wrote Hamlet?", "Shakespeare wrote it."]]
+>>> loss, gradients = loss_and_gradients(model, examples)
+>>> gradients["encoder.layer.0.attention.self.query.weight"].shape
+(384, 384)
+"""
+
+from minilm_np.training.gradients import loss_and_gradients as loss_and_gradients
+from minilm_np.training.losses import CoSENTLoss as CoSENTLoss
+from minilm_np.training.losses import CosineSimilarityLoss as CosineSimilarityLoss
+from minilm_np.training.losses import Loss as Loss
+from minilm_np.training.losses import MatryoshkaLoss as MatryoshkaLoss
+from minilm_np.training.losses import MultipleNegativesRankingLoss as MultipleNegativesRankingLoss
+from minilm_np.training.losses import TripletLoss as TripletLoss
+
+__all__ = [
+    "CoSENTLoss",
+    "CosineSimilarityLoss",
+    "Loss",
+    "MatryoshkaLoss",
+    "MultipleNegativesRankingLoss",
+    "TripletLoss",
+    "loss_and_gradients",
+]
