@@ -18,13 +18,19 @@ from minilm_np.training.losses import Loss as Loss
 from minilm_np.training.losses import MatryoshkaLoss as MatryoshkaLoss
 from minilm_np.training.losses import MultipleNegativesRankingLoss as MultipleNegativesRankingLoss
 from minilm_np.training.losses import TripletLoss as TripletLoss
+from minilm_np.training.optimizer import AdamW as AdamW
+from minilm_np.training.optimizer import clip_gradients as clip_gradients
+from minilm_np.training.optimizer import learning_rate_at as learning_rate_at
 
 __all__ = [
+    "AdamW",
     "CoSENTLoss",
     "CosineSimilarityLoss",
     "Loss",
     "MatryoshkaLoss",
     "MultipleNegativesRankingLoss",
     "TripletLoss",
+    "clip_gradients",
+    "learning_rate_at",
     "loss_and_gradients",
 ]

@@ -1,0 +1,93 @@
+"""AdamW, gradient clipping, and the learning rate's warm-up and decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from minilm_np.model import Array
+
+
+def learning_rate_at(step: int, learning_rate: float, warmup_steps: int, steps: int) -> float:
+    """Return the learning rate of a step, counted from 0: up from 0 during warm-up, then down to 0 at the last step.
+
+    The values are those of transformers' `get_linear_schedule_with_warmup`, whose first step has the rate 0.
+    """
+    if step < warmup_steps:
+        return learning_rate * (step / max(1, warmup_steps))
+    return learning_rate * max(0.0, (steps - step) / max(1, steps - warmup_steps))
+
+
+def clip_gradients(gradients: Mapping[str, Array], max_norm: float = 1.0) -> tuple[float, dict[str, Array]]:
+    """Return the norm of all gradients together, and the gradients scaled down so that it is at most `max_norm`.
+
+    The factor is min(1, max_norm / (norm + 1e-6)), as in torch.nn.utils.clip_grad_norm_. (Pascanu et al. 2013,
+    section 3.2.)
+    """
+    squares = [float(np.sum(np.square(gradient, dtype=np.float64))) for gradient in gradients.values()]
+    norm = math.sqrt(math.fsum(squares))
+    factor = min(1.0, max_norm / (norm + 1e-6))
+    if factor == 1.0:
+        return norm, dict(gradients)
+    return norm, {name: np.asarray(g * g.dtype.type(factor)) for name, g in gradients.items()}
+
+
+def has_decay(name: str) -> bool:
+    """Whether weight decay applies to a parameter: not to biases and LayerNorm, as in HuggingFace's trainer."""
+    return not name.endswith(".bias") and "LayerNorm" not in name
+
+
+class AdamW:
+    """Adam with decoupled weight decay. (Loshchilov & Hutter 2019, algorithm 2; Kingma & Ba 2015.)
+
+    With m and v the running means of the gradient and of its square, at step t = 1, 2, ...:
+
+        p = p - lr weight_decay p
+        m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
+        p = p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+
+    The means start at 0, so without the divisors 1 - b^t the first steps would be too small (bias correction).
+
+    Parameters
+    ----------
+    params
+        The parameters by name, of one float dtype. Copied; the current ones are in `params`.
+    betas, eps, weight_decay
+        b1 and b2, eps, and the decay of the parameters for which `has_decay` holds. The model card's run had no decay.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Array],
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        self.params = {name: np.array(value) for name, value in params.items()}
+        self.means = {name: np.zeros_like(value) for name, value in self.params.items()}
+        self.squares = {name: np.zeros_like(value) for name, value in self.params.items()}
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.steps = 0  # steps done
+
+    def step(self, gradients: Mapping[str, Array], learning_rate: float) -> None:
+        """Change the parameters by one step.
+
+        Raises ValueError if `gradients` does not have exactly the parameters' names.
+        """
+        if gradients.keys() != self.params.keys():
+            names = sorted(gradients.keys() ^ self.params.keys())
+            raise ValueError(f"gradients: expected the names of the parameters, got a difference in {names[0]!r}")
+        self.steps += 1
+        b1, b2 = self.betas
+        first, second = 1 - b1**self.steps, 1 - b2**self.steps
+        for name, gradient in gradients.items():
+            param, mean, square = self.params[name], self.means[name], self.squares[name]
+            if self.weight_decay and has_decay(name):
+                param *= 1 - learning_rate * self.weight_decay
+            mean += (1 - b1) * (gradient - mean)
+            square *= b2
+            square += (1 - b2) * gradient * gradient
+            param -= (learning_rate / first) * mean / (np.sqrt(square) / math.sqrt(second) + self.eps)
