@@ -217,7 +217,7 @@ def backward(recorded: Recorded, dembeddings: Array) -> dict[str, Array]:
             dx, dresidual, dnorm = add_layer_norm_backward(dy, *inputs)
             add(inputs[0], dx)
             add(inputs[1], dresidual)
-            gradients |= {f"{module}.bias": dnorm[1], f"{module}.weight": dnorm[0]}
+            gradients |= {f"{module}.weight": dnorm[0], f"{module}.bias": dnorm[1]}
         elif op == "linear" and inputs[-1] is not None:  # the call before has the activation's input
             before = calls[number - 1].output
             add(before, ACTIVATIONS[inputs[-1]](dy, before))
@@ -231,15 +231,15 @@ def backward(recorded: Recorded, dembeddings: Array) -> dict[str, Array]:
             for table, dtable in zip(("word", "token_type", "position"), dtables, strict=True):
                 gradients[f"embeddings.{table}_embeddings.weight"] = dtable
             gradients |= {"embeddings.LayerNorm.weight": dnorm[0], "embeddings.LayerNorm.bias": dnorm[1]}
-    return dict(reversed(gradients.items()))
+    return gradients
 
 
 def _named_dense(module: str, dense: Dense) -> dict[str, Array]:
     """Return a dense layer's gradients by name; those of query, key and value are one layer in model.py."""
     if not module.endswith("attention.self"):
-        return {f"{module}.bias": dense.bias, f"{module}.weight": dense.weight}
+        return {f"{module}.weight": dense.weight, f"{module}.bias": dense.bias}
     weights, biases = np.split(dense.weight, 3), np.split(dense.bias, 3)
     named: dict[str, Array] = {}
-    for part, weight, bias in zip(("value", "key", "query"), reversed(weights), reversed(biases), strict=True):
-        named |= {f"{module}.{part}.bias": bias, f"{module}.{part}.weight": weight}
+    for part, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
+        named |= {f"{module}.{part}.weight": weight, f"{module}.{part}.bias": bias}
     return named

@@ -17,7 +17,7 @@ from minilm_np.ops import Dense
 RANDOM = np.random.default_rng(11)
 OFFSETS = np.array([0, 1, 4, 7, 12])
 H, N, T, B = 8, 2, 12, 4
-MAX_ERROR = 1e-6  # of a directional derivative, relative to |gradient| |direction|; measured: 2.3e-9
+MAX_ERROR = 1e-6  # of a directional derivative, relative to |gradient| |direction|; measured: 4.5e-9
 STEP = 1e-5  # of a central difference, whose own error is of the order of its square
 
 
@@ -126,7 +126,7 @@ def test_every_parameter_of_a_small_model(hidden_act: str, pooling_mode: str, no
     assert not gradients[word][0].any()  # [PAD] occurs in a text
     assert not np.delete(gradients[word], [5, 101, 102, 7592], axis=0).any()
     for name, gradient in gradients.items():
-        if name.endswith("key.bias"):  # does not change the softmax
+        if name.endswith("key.bias"):  # does not change the softmax; in the real model measured: 7.2e-17
             assert np.abs(gradient).max() <= 1e-14 * np.abs(gradients[name.replace("key", "value")]).max()
         elif name == word:
             rows = [5, 101, 102, 7592]

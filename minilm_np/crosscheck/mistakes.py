@@ -35,7 +35,8 @@ BATCH_FIELDS = frozenset(("rows", "positions_from"))
 TEXT_FIELDS = frozenset(
     ("max_seq_length", "special_tokens", "normalizer", "rule", "chunks", "pad_to", "mask_by_id", "rows")
 )
-# Fields that change the word pieces and nothing else. A port has one tokenizer: `rule` clashes with the others.
+# Fields that change what the encoder receives of a text, and no arithmetic: a text that keeps its word pieces keeps its
+# vector. A port has one tokenizer, so `rule` clashes with the others.
 WORD_PIECE_FIELDS = frozenset(("prefix", "rule", "normalizer", "max_seq_length", "special_tokens", "chunks"))
 # Fields about one parameter, padding or a number format rather than the whole model.
 PART_FIELDS = frozenset(
@@ -83,7 +84,7 @@ class Mistake:
 
     @property
     def concerns_word_pieces(self) -> bool:
-        """Whether it changes the word pieces and nothing else."""
+        """Whether a text keeps its right vector if it keeps its word pieces."""
         return all(field in WORD_PIECE_FIELDS for field, _ in self.change)
 
     @property

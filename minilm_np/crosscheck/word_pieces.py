@@ -69,18 +69,18 @@ _words = _split_at(_is_punctuation)
 def _longest_first(vocabulary: Vocabulary, word: str) -> list[int]:
     """The longest piece that starts the word, then the longest that continues it, and so on; [UNK] if none does."""
     pieces, rest = _known_start(vocabulary, word)
-    return [vocabulary.unknown] if rest else pieces
+    return [vocabulary.unk_id] if rest else pieces
 
 
 def _truncated(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
-    return [vocabulary.first, *pieces[: max(0, length - 2)], vocabulary.last]
+    return [vocabulary.cls_id, *pieces[: max(0, length - 2)], vocabulary.sep_id]
 
 
 class Vocabulary(NamedTuple):
     ids: dict[str, int]  # word piece -> id
-    unknown: int
-    first: int  # [CLS]
-    last: int  # [SEP]
+    unk_id: int
+    cls_id: int
+    sep_id: int
 
     @classmethod
     def read(cls, tokenizer_json: Path) -> Vocabulary:
@@ -121,7 +121,7 @@ class RuleTokenizer:
             else:
                 for word in rule.words(self._normalized(part)):
                     too_long = rule.max_word is not None and len(word) > rule.max_word
-                    pieces += [self.vocabulary.unknown] if too_long else rule.pieces(self.vocabulary, word)
+                    pieces += [self.vocabulary.unk_id] if too_long else rule.pieces(self.vocabulary, word)
         return rule.finish(self.vocabulary, pieces, self.max_seq_length)
 
     def _normalized(self, text: str) -> str:
@@ -154,7 +154,7 @@ def _unknown_left_out(vocabulary: Vocabulary, word: str) -> list[int]:
 
 def _known_start_kept(vocabulary: Vocabulary, word: str) -> list[int]:
     pieces, rest = _known_start(vocabulary, word)
-    return [*pieces, vocabulary.unknown] if rest else pieces
+    return [*pieces, vocabulary.unk_id] if rest else pieces
 
 
 def _known_start_only(vocabulary: Vocabulary, word: str) -> list[int]:
@@ -169,7 +169,7 @@ def _unknown_characters(vocabulary: Vocabulary, word: str) -> list[int]:
             if piece is not None:
                 break
         else:
-            piece, end = vocabulary.unknown, start + 1
+            piece, end = vocabulary.unk_id, start + 1
         pieces.append(piece)
         start = end
     return pieces
@@ -177,16 +177,16 @@ def _unknown_characters(vocabulary: Vocabulary, word: str) -> list[int]:
 
 def _without_prefix(vocabulary: Vocabulary, word: str) -> list[int]:
     pieces, rest = _known_start(vocabulary, word, prefix="")
-    return [vocabulary.unknown] if rest else pieces
+    return [vocabulary.unk_id] if rest else pieces
 
 
 def _whole_words(vocabulary: Vocabulary, word: str) -> list[int]:
-    return [vocabulary.ids.get(word, vocabulary.unknown)]
+    return [vocabulary.ids.get(word, vocabulary.unk_id)]
 
 
 def _characters(vocabulary: Vocabulary, word: str) -> list[int]:
     names = [word[:1], *(f"##{c}" for c in word[1:])]
-    return [vocabulary.ids.get(name, vocabulary.unknown) for name in names]
+    return [vocabulary.ids.get(name, vocabulary.unk_id) for name in names]
 
 
 def _longest_last(vocabulary: Vocabulary, word: str) -> list[int]:
@@ -198,7 +198,7 @@ def _longest_last(vocabulary: Vocabulary, word: str) -> list[int]:
             if piece is not None:
                 break
         else:
-            return [vocabulary.unknown]
+            return [vocabulary.unk_id]
         pieces.insert(0, piece)
         end = start
     return pieces
@@ -267,7 +267,7 @@ def _specials(*order: str) -> Callable[[Vocabulary, list[int], int], list[int]]:
     """Return a last step with other special pieces; "..." stands for the text's pieces."""
 
     def finish(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
-        ids = {"[CLS]": vocabulary.first, "[SEP]": vocabulary.last}
+        ids = {"[CLS]": vocabulary.cls_id, "[SEP]": vocabulary.sep_id}
         kept = pieces[: length - len(order) + 1]
         return [piece for name in order for piece in (kept if name == "..." else [ids[name]])]
 
@@ -275,29 +275,29 @@ def _specials(*order: str) -> Callable[[Vocabulary, list[int], int], list[int]]:
 
 
 def _unknown_dropped(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
-    return _truncated(vocabulary, [piece for piece in pieces if piece != vocabulary.unknown], length)
+    return _truncated(vocabulary, [piece for piece in pieces if piece != vocabulary.unk_id], length)
 
 
 def _sep_cut_off(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
-    return [vocabulary.first, *pieces, vocabulary.last][:length]
+    return [vocabulary.cls_id, *pieces, vocabulary.sep_id][:length]
 
 
 def _start_cut_off(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
-    return [vocabulary.first, *pieces[max(0, len(pieces) - length + 2) :], vocabulary.last]
+    return [vocabulary.cls_id, *pieces[max(0, len(pieces) - length + 2) :], vocabulary.sep_id]
 
 
-def _both_ends_cut(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
-    return [vocabulary.first, *pieces, vocabulary.last][-length:]
+def _start_cut_off_with_cls(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
+    return [vocabulary.cls_id, *pieces, vocabulary.sep_id][-length:]
 
 
 def _middle_cut_out(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
     room = length - 2
     kept = pieces if len(pieces) <= room else pieces[: room // 2] + pieces[len(pieces) - (room - room // 2) :]
-    return [vocabulary.first, *kept, vocabulary.last]
+    return [vocabulary.cls_id, *kept, vocabulary.sep_id]
 
 
-def _nothing_for_empty(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
-    return _truncated(vocabulary, pieces or [vocabulary.unknown], length)
+def _unknown_for_empty(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
+    return _truncated(vocabulary, pieces or [vocabulary.unk_id], length)
 
 
 def _repeats_dropped(vocabulary: Vocabulary, pieces: list[int], length: int) -> list[int]:
@@ -407,8 +407,8 @@ RULES: dict[str, Rule] = {
     "punctuation-by-category": Rule(
         "only the Unicode category P is split off, so that $ + < = > ^ ` | ~ stay with their words",
         words=_split_at(_category("P"))),
-    "punctuation-outside-ascii-only": Rule(
-        "a word character class keeps symbols: words are [A-Za-z0-9]+ or one other character",
+    "non-letters-split": Rule(
+        "every character but letters and digits is split off",
         words=_found(r"[^\W_]+|[^\w\s]|_")),
     "punctuation-runs": Rule("neighboring punctuation marks stay together", words=_runs_of_punctuation),
     "symbols-split": Rule(
@@ -441,7 +441,7 @@ RULES: dict[str, Rule] = {
     # special pieces and truncation
     "sep-cut-off": Rule("[SEP] is cut off with the end of a long text", finish=_sep_cut_off),
     "start-cut-off": Rule("the start of a long text is cut off, instead of its end", finish=_start_cut_off),
-    "start-cut-off-with-cls": Rule("the start of a long text is cut off, with [CLS]", finish=_both_ends_cut),
+    "start-cut-off-with-cls": Rule("the start of a long text is cut off, with [CLS]", finish=_start_cut_off_with_cls),
     "middle-cut-out": Rule("the middle of a long text is cut out, instead of its end", finish=_middle_cut_out),
     "cls-twice": Rule("[CLS] is added twice", finish=_specials("[CLS]", "[CLS]", "...", "[SEP]")),
     "sep-twice": Rule("[SEP] is added twice", finish=_specials("[CLS]", "...", "[SEP]", "[SEP]")),
@@ -450,7 +450,7 @@ RULES: dict[str, Rule] = {
     "specials-swapped": Rule("[SEP] is in front, [CLS] at the end", finish=_specials("[SEP]", "...", "[CLS]")),
     "cls-at-the-end": Rule("[CLS] is at the end, as well", finish=_specials("[CLS]", "...", "[CLS]")),
     "sep-in-front": Rule("[SEP] is in front, as well", finish=_specials("[SEP]", "...", "[SEP]")),
-    "empty-as-unknown": Rule("a text without word pieces becomes [UNK]", finish=_nothing_for_empty),
+    "empty-as-unknown": Rule("a text without word pieces becomes [UNK]", finish=_unknown_for_empty),
     "repeated-pieces-dropped": Rule("a word piece that occurs again is dropped", finish=_repeats_dropped),
     "backwards": Rule("the word pieces are in reverse order", finish=_backwards),
 }

@@ -1,4 +1,4 @@
-"""Training: losses over a batch of texts, and their gradients with respect to every parameter of the model.
+"""Training: losses over a batch of texts, the gradients of every parameter, and AdamW.
 
 Examples
 --------

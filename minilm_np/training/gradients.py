@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from minilm_np import backward, model, ops
-from minilm_np.model import Array
+from minilm_np import backward, ops
+from minilm_np.model import Array, prepare
 from minilm_np.sentence_transformer import SentenceTransformer
 from minilm_np.training.losses import Loss, MultipleNegativesRankingLoss
 
@@ -17,7 +17,7 @@ def loss_and_gradients(
     model: SentenceTransformer,
     examples: Sequence[Sequence[Any]],
     *,
-    loss: Loss | None = None,
+    loss: Loss = MultipleNegativesRankingLoss(),  # noqa: B008, it cannot change
     labels: Sequence[float] | None = None,
     mini_batch_size: int | None = None,
 ) -> tuple[float, dict[str, Array]]:
@@ -31,7 +31,7 @@ def loss_and_gradients(
         Rows of [anchor, positive] or [anchor, positive, negative, ...], all of one length. A text is what
         `SentenceTransformer.encode` accepts.
     loss
-        A loss of minilm_np.training.losses. None: MultipleNegativesRankingLoss().
+        A loss of minilm_np.training.losses, or any object with its method.
     labels
         One number for each example, for losses that need them.
     mini_batch_size
@@ -53,51 +53,34 @@ def loss_and_gradients(
     columns = _columns(examples)
     if mini_batch_size is not None and mini_batch_size < 1:
         raise ValueError(f"mini_batch_size: expected a number above 0, got {mini_batch_size}")
-    texts = [text for column in columns for text in column]
-    bert = _prepare(model)
-    lengths = np.diff(model.tokens(texts).offsets)
-    order = np.argsort(lengths, kind="stable")  # sentences of equal length run together
-    size = mini_batch_size or len(texts)
-    parts = [order[start : start + size] for start in range(0, len(texts), size)]
-    embeddings = np.empty((len(texts), model.config.hidden_size), model.dtype)
-    recorded = None
+    tokens = model.tokens([text for column in columns for text in column])
+    bert = prepare(model.weights, model.config, ops)
+    n = len(tokens.offsets) - 1
+    order = np.argsort(np.diff(tokens.offsets), kind="stable")  # attention computes texts of equal length together
+    parts = [order[start : start + (mini_batch_size or n)] for start in range(0, n, mini_batch_size or n)]
+    embeddings = np.empty((n, model.config.hidden_size), model.dtype)
     for part in parts:
-        recorded = backward.forward(bert, *model.tokens([texts[i] for i in part]))
+        recorded = backward.forward(bert, *tokens.take(part))
         embeddings[part] = recorded.embeddings
     wanted = None if labels is None else np.asarray(labels, model.dtype)
-    value, dcolumns = (loss or MultipleNegativesRankingLoss()).value_and_gradients(
-        np.split(embeddings, len(columns)), wanted
-    )
+    value, dcolumns = loss.value_and_gradients(np.split(embeddings, len(columns)), wanted)
     dembeddings = np.concatenate(dcolumns).astype(model.dtype, copy=False)
-    total: dict[str, Array] = {}
+    gradients: dict[str, Array] = {}
     for part in parts:
-        if len(parts) > 1 or recorded is None:
-            recorded = backward.forward(bert, *model.tokens([texts[i] for i in part]))
+        if len(parts) > 1:  # else the only part's values are still there
+            recorded = backward.forward(bert, *tokens.take(part))
         for name, gradient in backward.backward(recorded, dembeddings[part]).items():
-            if name in total:
-                total[name] += gradient
-            else:
-                total[name] = gradient
-    return value, total
-
-
-def _prepare(transformer: SentenceTransformer) -> model.Bert:
-    return model.prepare(transformer.weights, transformer.config, ops)
+            gradients[name] = gradients[name] + gradient if name in gradients else gradient
+    return value, gradients
 
 
 def _columns(examples: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """Return the texts by column: all anchors, all positives, ..."""
-    rows = list(_rows(examples))
-    if not rows:
+    if not len(examples):
         raise ValueError("examples: expected at least one, got none")
-    for i, row in enumerate(rows):
-        if len(row) != len(rows[0]):
-            raise ValueError(f"examples[{i}]: expected {len(rows[0])} texts as in examples[0], got {len(row)}")
-    return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _rows(examples: Sequence[Sequence[Any]]) -> Iterator[list[Any]]:
     for i, row in enumerate(examples):
         if isinstance(row, str) or not isinstance(row, Sequence):
             raise ValueError(f"examples[{i}]: expected a list of texts, got {type(row).__name__}")
-        yield list(row)
+        if len(row) != len(examples[0]):
+            raise ValueError(f"examples[{i}]: expected {len(examples[0])} texts as in examples[0], got {len(row)}")
+    return [list(column) for column in zip(*examples, strict=True)]

@@ -38,7 +38,7 @@ class MultipleNegativesRankingLoss:
     """Cross entropy of choosing an anchor's positive among all positives and negatives of the batch, by cosine.
 
     -mean(scale s_ii - log(sum over j of exp(scale s_ij))), where s_ij is the cosine of anchor i and candidate j.
-    (Henderson et al. 2017, section 4; van den Oord et al. 2018, eq. 4.) The model card's symmetric form has
+    (Henderson et al. 2017; van den Oord et al. 2018, eq. 4.) The model card's symmetric form has
     directions=("query_to_doc", "doc_to_query") and partition_mode="per_direction".
 
     Parameters
@@ -126,7 +126,7 @@ class CosineSimilarityLoss:
 
 @dataclass(frozen=True)
 class CoSENTLoss:
-    """log(1 + sum of exp(scale (s_i - s_j)) over pairs of texts i, j where i should be less similar than j.
+    """log(1 + sum of exp(scale (s_i - s_j))) over examples i and j where i has the smaller label.
 
     s are cosines; only the order of the labels matters. (Su 2022, CoSENT.)
     """
@@ -148,7 +148,7 @@ class CoSENTLoss:
 
 @dataclass(frozen=True)
 class TripletLoss:
-    """The mean of max(d(anchor, positive) - d(anchor, negative) + margin, 0). (Schroff et al. 2015, eq. 3.)
+    """The mean of max(d(anchor, positive) - d(anchor, negative) + margin, 0). (Reimers & Gurevych 2019, section 3.)
 
     distance_metric: "euclidean", "cosine" (1 - cosine) or "manhattan". The Euclidean distance of equal vectors has the
     gradient 0 here; in PyTorch it is NaN.

@@ -215,7 +215,7 @@ OUTSIDE: dict[str, tuple[str, Callable[[Any], None]]] = {
     "mean of the last 3 layers": ("pooling", last_layers(3)),
     "half the scores in three layers": ("encoder", half_scores),
     "LayerNorm weights 1 % too large": ("encoder", scaled_norms),
-    "vectors of length 2 or less": ("output format", lambda port: setattr(
+    "lengths that are the largest element": ("output format", lambda port: setattr(
         port, "scale", lambda x: x / x.norm(dim=1, keepdim=True) * x.abs().amax(1, keepdim=True))),
 }  # fmt: skip
 

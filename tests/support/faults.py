@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from support.word_pieces import WORD_PIECE_CHANGES, PythonTokenizer
+from support.word_pieces import WORD_PIECE_CHANGES, PythonTokenizer, settings
 from torch import nn
 
 H, N, D = 384, 12, 32
@@ -257,15 +257,6 @@ def int8(axis: int | None) -> Callable[[str, Any], Any]:
 def in_format(dtype: Any) -> Callable[[TorchPort], None]:
     def apply(port: TorchPort) -> None:
         port.bert = port.bert.to(dtype)
-
-    return apply
-
-
-def settings(**values: Any) -> Callable[[TorchPort], None]:
-    def apply(port: TorchPort) -> None:
-        for name, value in values.items():
-            assert hasattr(port, name), name
-            setattr(port, name, value)
 
     return apply
 

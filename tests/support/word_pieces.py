@@ -44,11 +44,13 @@ class PythonTokenizer:
         return ids
 
 
-def setting(**values: Any) -> Callable[[PythonTokenizer], None]:
-    def change(tokenizer: PythonTokenizer) -> None:
+def settings(**values: Any) -> Callable[[Any], None]:
+    """Return a mistake that sets attributes which a port or a tokenizer has."""
+
+    def change(target: Any) -> None:
         for name, value in values.items():
-            assert hasattr(tokenizer, name), name
-            setattr(tokenizer, name, value)
+            assert hasattr(target, name), name
+            setattr(target, name, value)
 
     return change
 
@@ -109,11 +111,11 @@ def start_cut_off(ids: list[int], length: int) -> list[int]:
 
 
 WORD_PIECE_CHANGES: dict[str, Callable[[PythonTokenizer], None]] = {
-    "encoding-latin-1": setting(before=lambda text: text.encode().decode("latin-1")),
-    "characters-outside-ascii-dropped": setting(before=lambda text: re.sub(r"[^\x00-\x7f]", "", text)),
-    "normalized-nfkc": setting(before=lambda text: unicodedata.normalize("NFKC", text)),
-    "digits-dropped": setting(before=lambda text: "".join(c for c in text if c not in string.digits)),
-    "special-pieces-not-recognized": setting(specials=()),
+    "encoding-latin-1": settings(before=lambda text: text.encode().decode("latin-1")),
+    "characters-outside-ascii-dropped": settings(before=lambda text: re.sub(r"[^\x00-\x7f]", "", text)),
+    "normalized-nfkc": settings(before=lambda text: unicodedata.normalize("NFKC", text)),
+    "digits-dropped": settings(before=lambda text: "".join(c for c in text if c not in string.digits)),
+    "special-pieces-not-recognized": settings(specials=()),
     "kana-split": chinese(lambda cp: 0x3040 <= cp <= 0x30FF),
     "hangul-split": chinese(lambda cp: 0xAC00 <= cp <= 0xD7A3),
     "accents-composed": accents(lambda text: "".join(c for c in text if unicodedata.category(c) != "Mn")),
@@ -127,11 +129,11 @@ WORD_PIECE_CHANGES: dict[str, Callable[[PythonTokenizer], None]] = {
     "word-limit-50": word_limit(50),
     "unknown-left-out": without_unknown,
     "whole-words": whole_words,
-    "start-cut-off": setting(around=start_cut_off),
-    "sep-cut-off": setting(around=lambda ids, length: [101, *ids, 102][:length]),
-    "cls-twice": setting(around=lambda ids, length: [101, 101, *ids[: length - 3], 102]),
-    "specials-swapped": setting(around=lambda ids, length: [102, *ids[: length - 2], 101]),
-    "backwards": setting(around=lambda ids, length: [101, *ids[::-1][: length - 2], 102]),
+    "start-cut-off": settings(around=start_cut_off),
+    "sep-cut-off": settings(around=lambda ids, length: [101, *ids, 102][:length]),
+    "cls-twice": settings(around=lambda ids, length: [101, 101, *ids[: length - 3], 102]),
+    "specials-swapped": settings(around=lambda ids, length: [102, *ids[: length - 2], 101]),
+    "backwards": settings(around=lambda ids, length: [101, *ids[::-1][: length - 2], 102]),
 }
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minilm_np import SentenceTransformer
+from minilm_np import SentenceTransformer, ops
+from minilm_np.model import forward, prepare
 from minilm_np.training import (
     CoSENTLoss,
     CosineSimilarityLoss,
@@ -51,7 +52,7 @@ def test_gradient_of_the_embeddings(name: str) -> None:
                 values.append(loss.value_and_gradients(moved, labels)[0])
             difference = (values[0] - values[1]) / (2 * step)
             size = np.linalg.norm(gradients[column]) * np.linalg.norm(direction)
-            assert abs(difference - np.sum(gradients[column] * direction)) <= 1e-7 * size  # measured: 3.1e-9
+            assert abs(difference - np.sum(gradients[column] * direction)) <= 1e-7 * size  # measured: 3.0e-10
 
 
 def relative(a: dict[str, Any], b: dict[str, Any]) -> float:
@@ -65,20 +66,26 @@ def relative(a: dict[str, Any], b: dict[str, Any]) -> float:
 def test_mini_batches_change_nothing(float64_model: SentenceTransformer, mini_batch_size: int) -> None:
     loss, gradients = loss_and_gradients(float64_model, EXAMPLES)
     again, others = loss_and_gradients(float64_model, EXAMPLES, mini_batch_size=mini_batch_size)
-    assert abs(loss - again) <= 1e-13 * loss and relative(others, gradients) <= 1e-12
+    assert abs(loss - again) <= 1e-13 * loss and relative(others, gradients) <= 1e-13  # measured: 0 and 1.4e-14
 
 
 def test_float32_is_near_float64(model: SentenceTransformer, float64_model: SentenceTransformer) -> None:
     loss, gradients = loss_and_gradients(model, EXAMPLES)
     exact, others = loss_and_gradients(float64_model, EXAMPLES)
     assert {gradient.dtype for gradient in gradients.values()} == {np.dtype(np.float32)}
-    assert abs(loss - exact) <= 2e-5 and relative(gradients, others) <= 2e-4
+    assert abs(loss - exact) <= 1e-6 and relative(gradients, others) <= 1e-4  # measured: 1.4e-7 and 1.8e-5
 
 
-def test_a_step_against_the_gradient_lowers_the_loss(float64_model: SentenceTransformer) -> None:
+def test_a_small_step_lowers_the_loss_by_the_gradients_square(float64_model: SentenceTransformer) -> None:
     loss, gradients = loss_and_gradients(float64_model, EXAMPLES)
     assert set(gradients) == set(float64_model.weights)
-    assert loss > 0 and np.linalg.norm(gradients["encoder.layer.5.output.dense.weight"]) > 0
+    size = 1e-4 * loss / sum(float(np.sum(gradient**2)) for gradient in gradients.values())
+    moved = {name: value - size * gradients[name] for name, value in float64_model.weights.items()}
+    bert = prepare(moved, float64_model.config, ops)
+    texts = [text for column in zip(*EXAMPLES, strict=True) for text in column]
+    embeddings = forward(bert, *float64_model.tokens(texts))
+    lower, _ = MultipleNegativesRankingLoss().value_and_gradients(np.split(embeddings, 2))
+    assert (loss - lower) / (1e-4 * loss) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(
