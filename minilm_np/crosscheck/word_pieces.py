@@ -132,18 +132,23 @@ class RuleTokenizer:
 # --- wrong steps -------------------------------------------------------------------------------
 
 
+def _longest_at(vocabulary: Vocabulary, word: str, start: int, prefix: str = "##") -> tuple[int | None, int]:
+    """Return the id of the longest piece at this place in a word and where it ends; None if there is no piece."""
+    for end in range(len(word), start, -1):
+        piece = vocabulary.ids.get((prefix if start else "") + word[start:end])
+        if piece is not None:
+            return piece, end
+    return None, start
+
+
 def _known_start(vocabulary: Vocabulary, word: str, prefix: str = "##") -> tuple[list[int], str]:
     """Return the pieces of a word up to a place where none fits, and the rest of the word."""
     pieces, start = list[int](), 0
     while start < len(word):
-        for end in range(len(word), start, -1):
-            piece = vocabulary.ids.get((prefix if start else "") + word[start:end])
-            if piece is not None:
-                break
-        else:
+        piece, start = _longest_at(vocabulary, word, start, prefix)
+        if piece is None:
             return pieces, word[start:]
         pieces.append(piece)
-        start = end
     return pieces, ""
 
 
@@ -164,14 +169,9 @@ def _known_start_only(vocabulary: Vocabulary, word: str) -> list[int]:
 def _unknown_characters(vocabulary: Vocabulary, word: str) -> list[int]:
     pieces, start = list[int](), 0
     while start < len(word):
-        for end in range(len(word), start, -1):
-            piece = vocabulary.ids.get(("##" if start else "") + word[start:end])
-            if piece is not None:
-                break
-        else:
-            piece, end = vocabulary.unk_id, start + 1
-        pieces.append(piece)
-        start = end
+        piece, end = _longest_at(vocabulary, word, start)
+        pieces.append(vocabulary.unk_id if piece is None else piece)
+        start = max(end, start + 1)
     return pieces
 
 

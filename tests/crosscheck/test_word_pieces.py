@@ -54,7 +54,7 @@ def test_rules_clash_with_other_decisions_of_the_tokenizer() -> None:
 
 @pytest.mark.parametrize("instead", [(), ("[UNK]",), ("food", "food")])
 def test_shows_the_word_pieces_that_explain_the_smallest_wrong_text(instead: tuple[str, ...]) -> None:
-    """Texts with a hyphen are wrong by noise; "Yes." has the vector of other word pieces, near the right ones or far."""
+    """Texts with a hyphen are wrong by noise; "Yes." has the vector of other word pieces, near or far."""
     got, texts = truth().embeddings.copy(), probe_texts()
     wrong = [row for row, text in enumerate(texts) if "-" in text or text == "Yes."]
     got[wrong] += np.random.default_rng(3).standard_normal((len(wrong), 384)) * 0.01
