@@ -1,7 +1,4 @@
-"""What callers of sentence-transformers write, after its README and documentation, with only the import line changed.
-
-`WEATHER` and its similarities are those that the README of sentence-transformers prints, to four digits.
-"""
+"""What callers of sentence-transformers write, after its documentation, with only the import line changed."""
 
 from __future__ import annotations
 
@@ -14,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.texts import WEATHER, WEATHER_SIMILARITIES
 
 from minilm_np import LoggingHandler, SentenceTransformer, SimilarityFunction, quantize_embeddings, util, weights
 
-WEATHER = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
-SIMILARITIES = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
 ANIMALS = ["A man is eating food.", "A man is eating a piece of bread.", "The girl is carrying a baby.",
            "A monkey is playing drums.", "Someone in a gorilla costume is playing a set of drums.",
            "A cheetah is running behind its prey."]  # fmt: skip
@@ -147,7 +143,7 @@ IDIOMS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "pairs of texts": (lambda m: m.encode([["a", "b"], ["c", "d"]]).shape, (2, 384)),
     # similarity
     "similarity": (lambda m: m.similarity(m.encode(WEATHER), m.encode(WEATHER)).tolist(),
-                   [near(row) for row in SIMILARITIES]),
+                   [near([float(printed) for printed in row]) for row in WEATHER_SIMILARITIES]),
     "similarity, pairwise": (
         lambda m: m.similarity_pairwise(m.encode(WEATHER[:2]), m.encode(WEATHER[1:])).tolist(), near([0.6660, 0.1411])),
     "cos_sim": (lambda m: util.cos_sim(m.encode(WEATHER[0]), m.encode(WEATHER[1])).item(), near(0.6660)),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from support.paths import REPOSITORY
+from support.texts import WEATHER, WEATHER_SIMILARITIES
 from support.tolerances import VECTORS
 
 from minilm_np import SentenceTransformer
@@ -45,10 +46,8 @@ PUBLISHED = [
 # Cosine similarities: the page, the sentences of the rows, those of the columns, the matrix.
 QUICKSTART = "https://www.sbert.net/docs/quickstart.html"
 TEXTUAL_SIMILARITY = "https://www.sbert.net/docs/sentence_transformer/usage/semantic_textual_similarity.html"
-WEATHER = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
 SIMILARITIES = [
-    (QUICKSTART, WEATHER, WEATHER,
-     [["1.0000", "0.6660", "0.1046"], ["0.6660", "1.0000", "0.1411"], ["0.1046", "0.1411", "1.0000"]]),
+    (QUICKSTART, WEATHER, WEATHER, WEATHER_SIMILARITIES),
     (TEXTUAL_SIMILARITY,
      ["The new movie is awesome", "The cat sits outside", "A man is playing guitar"],
      ["The dog plays in the garden", "The new movie is so great", "A woman watches TV"],

@@ -71,3 +71,7 @@ NASTY: dict[str, Text] = {
     "one megabyte": "All work and no play makes Jack a dull boy. " * 23832,
     "one megabyte without a space": "abcdefghij" * 104858,
 }
+
+# The sentences of https://www.sbert.net/docs/quickstart.html, and their cosine similarities as that page prints them
+WEATHER = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+WEATHER_SIMILARITIES = [["1.0000", "0.6660", "0.1046"], ["0.6660", "1.0000", "0.1411"], ["0.1046", "0.1411", "1.0000"]]
