@@ -59,6 +59,16 @@ ACTIVATIONS: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
+def activate_backward(dy: Array, x: Array, activation: str) -> Array:  # (T, I), (T, I) -> (T, I)
+    """The activation's gradient, a few rows at a time, so that the temporaries stay in the cache."""
+    dx = np.empty_like(dy)
+    rows = max(1, 32768 // dy.shape[1])
+    for start in range(0, len(dy), rows):
+        part = slice(start, start + rows)
+        dx[part] = ACTIVATIONS[activation](dy[part], x[part])
+    return dx
+
+
 # --- dense layers and LayerNorm ----------------------------------------------------------------
 
 
@@ -101,15 +111,17 @@ def embed_backward(
     tables: Tables,
     norm: LayerNorm,
     eps: float,
+    dtables: Tables | None = None,
 ) -> tuple[Tables, LayerNorm]:
     """Of LayerNorm(word[ids] + token_type[types] + position[positions]): each row of a table sums its tokens' dx.
 
-    Rows are added in the order of the tokens. dy: (T, H). The tables' gradients have the tables' shapes.
+    Rows are added in the order of the tokens, to `dtables` if it is given. dy: (T, H). The tables' gradients have the
+    tables' shapes.
     """
     word, token_type, position = tables
     x = word[token_ids] + token_type[token_type_ids] + position[position_ids]
     dx, dnorm = layer_norm_backward(dy, x, norm, eps)
-    dword, dtoken_type, dposition = (np.zeros_like(table) for table in tables)
+    dword, dtoken_type, dposition = dtables or [np.zeros_like(table) for table in tables]
     kept = token_ids != PADDING_ID
     np.add.at(dword, token_ids[kept], dx[kept])
     np.add.at(dtoken_type, token_type_ids, dx)
@@ -125,10 +137,13 @@ def softmax_backward(dy: Array, probs: Array) -> Array:  # (..., S, S), (..., S,
     return np.asarray(probs * (dy - np.sum(dy * probs, axis=-1, keepdims=True)))
 
 
-def attention_backward(dy: Array, qkv: Array, offsets: Array, num_heads: int) -> Array:  # (T, H), (T, 3H) -> (T, 3H)
+def attention_backward(
+    dy: Array, qkv: Array, offsets: Array, num_heads: int, masks: list[Array] | None = None
+) -> Array:  # (T, H), (T, 3H) -> (T, 3H)
     """Of context = P V with P = softmax(Q K^T / sqrt(D)), per sentence and head. (Vaswani et al. 2017, eq. 1.)
 
-    dP = dy V^T, dS = the softmax's gradient of dP, dQ = dS K / sqrt(D), dK = dS^T Q / sqrt(D), dV = P^T dy.
+    dP = dy V^T, dS = the softmax's gradient of dP, dQ = dS K / sqrt(D), dK = dS^T Q / sqrt(D), dV = P^T dy. With
+    dropout, context = (P M) V, element by element: dP = (dy V^T) M and dV = (P M)^T dy. masks: B of M (N, S, S).
     """
     dqkv = np.empty_like(qkv)
     hidden_size = dy.shape[1]
@@ -138,10 +153,19 @@ def attention_backward(dy: Array, qkv: Array, offsets: Array, num_heads: int) ->
         query, key, value = ops.split_heads(qkv[rows], n, num_heads)  # each (n, N, S, D)
         probs = ops.attention_weights(query, key)  # (n, N, S, S)
         dcontext = dy[rows].reshape(n, -1, num_heads, hidden_size // num_heads).transpose(0, 2, 1, 3)  # (n, N, S, D)
-        dscores = softmax_backward(dcontext @ value.swapaxes(-1, -2), probs)
-        parts = dscores @ key / scale, dscores.swapaxes(-1, -2) @ query / scale, probs.swapaxes(-1, -2) @ dcontext
+        dprobs, dropped = dcontext @ value.swapaxes(-1, -2), probs
+        if masks is not None:
+            mask = np.stack(masks[first:last])
+            dprobs, dropped = dprobs * mask, probs * mask
+        dscores = softmax_backward(dprobs, probs) / scale
+        parts = dscores @ key, dscores.swapaxes(-1, -2) @ query, dropped.swapaxes(-1, -2) @ dcontext
         dqkv[rows] = np.stack(parts).transpose(1, 3, 0, 2, 4).reshape(-1, 3 * hidden_size)  # (3, n, N, S, D) -> rows
     return dqkv
+
+
+def dropout_backward(dy: Array, mask: Array) -> Array:
+    """Of y = x mask: dx = dy mask. A mask is 0 with probability p, else 1 / (1 - p). (Srivastava et al. 2014.)"""
+    return np.asarray(dy * mask)
 
 
 # --- sentence embeddings -----------------------------------------------------------------------
@@ -181,26 +205,38 @@ class Recorded(NamedTuple):
     tape: Tape
 
 
-def forward(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array) -> Recorded:
+def forward(
+    bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, tape: Tape | None = None
+) -> Recorded:
     """Run `model.forward` on a tape. Arguments as there; the embeddings have the same bits.
+
+    tape: a new tape of `bert` that does more than recording, such as dropout.
 
     Raises TypeError if the model is prepared for another op set than ops.py, whose weights have another layout.
     """
     if bert.ops is not ops:
         raise TypeError(f"bert: expected a model prepared with minilm_np.ops, got {getattr(bert.ops, '__name__', '?')}")
-    tape = Tape(bert)
+    tape = tape or Tape(bert)
     return Recorded(model.forward(bert._replace(ops=tape), token_ids, token_type_ids, offsets), tape)
 
 
-def backward(recorded: Recorded, dembeddings: Array) -> dict[str, Array]:
+def backward(recorded: Recorded, dembeddings: Array, gradients: dict[str, Array] | None = None) -> dict[str, Array]:
     """Return the gradients of a loss with respect to every parameter, under the checkpoint's names.
 
-    dembeddings (B, H): the gradient with respect to the embeddings. The gradient of a key's bias is 0 but for rounding:
-    the softmax does not change if a number is added to all scores of a row.
+    dembeddings (B, H): the gradient with respect to the embeddings. gradients: those of other texts, to add to, in
+    place. The gradient of a key's bias is 0 but for rounding: the softmax does not change if a number is added to all
+    scores of a row.
     """
     calls = recorded.tape.calls
     pending = {id(recorded.embeddings): dembeddings}  # of each value, the sum of the gradients that reached it so far
-    gradients: dict[str, Array] = {}
+    gradients = {} if gradients is None else gradients
+
+    def keep(named: dict[str, Array]) -> None:
+        for name, gradient in named.items():
+            if name in gradients:
+                gradients[name] += gradient
+            else:
+                gradients[name] = gradient
 
     def add(value: Array, gradient: Array) -> None:
         pending[id(value)] = pending[id(value)] + gradient if id(value) in pending else gradient
@@ -217,20 +253,23 @@ def backward(recorded: Recorded, dembeddings: Array) -> dict[str, Array]:
             dx, dresidual, dnorm = add_layer_norm_backward(dy, *inputs)
             add(inputs[0], dx)
             add(inputs[1], dresidual)
-            gradients |= {f"{module}.weight": dnorm[0], f"{module}.bias": dnorm[1]}
+            keep({f"{module}.weight": dnorm[0], f"{module}.bias": dnorm[1]})
         elif op == "linear" and inputs[-1] is not None:  # the call before has the activation's input
             before = calls[number - 1].output
-            add(before, ACTIVATIONS[inputs[-1]](dy, before))
+            add(before, activate_backward(dy, before, inputs[-1]))
         elif op == "linear":
             x, dense, _ = inputs
             dx, ddense = linear_backward(dy, x, dense)
             add(x, dx)
-            gradients |= _named_dense(module, ddense)
+            keep(_named_dense(module, ddense))
+        elif op == "dropout":
+            add(inputs[0], dropout_backward(dy, inputs[1]))
         else:  # embed
-            dtables, dnorm = embed_backward(dy, *inputs)
-            for table, dtable in zip(("word", "token_type", "position"), dtables, strict=True):
-                gradients[f"embeddings.{table}_embeddings.weight"] = dtable
-            gradients |= {"embeddings.LayerNorm.weight": dnorm[0], "embeddings.LayerNorm.bias": dnorm[1]}
+            names = [f"embeddings.{table}_embeddings.weight" for table in ("word", "token_type", "position")]
+            known = [gradients[name] for name in names if name in gradients]  # all or none
+            dtables, dnorm = embed_backward(dy, *inputs, (known[0], known[1], known[2]) if known else None)
+            gradients |= dict(zip(names, dtables, strict=True))
+            keep({"embeddings.LayerNorm.weight": dnorm[0], "embeddings.LayerNorm.bias": dnorm[1]})
     return gradients
 
 

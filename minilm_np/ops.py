@@ -84,15 +84,19 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "gelu_new": ge
 # --- dense layers and LayerNorm ----------------------------------------------------------------
 
 
+def activate(y: Array, activation: str) -> Array:  # (T, I) -> (T, I)
+    """Replace y by its activation, and return it."""
+    rows = max(1, 32768 // y.shape[1])  # 128 KB of float32, so the activation's temporaries stay in L2
+    for start in range(0, len(y), rows):
+        y[start : start + rows] = ACTIVATIONS[activation](y[start : start + rows])
+    return y
+
+
 def linear(x: Array, dense: Dense, activation: str | None) -> Array:  # (T, inputs) -> (T, outputs)
     """x W^T + b, followed by the activation unless it is None."""
     y = x @ dense.weight.T
     y += dense.bias
-    if activation is not None:
-        rows = max(1, 32768 // y.shape[1])  # 128 KB of float32, so the activation's temporaries stay in L2
-        for start in range(0, len(y), rows):
-            y[start : start + rows] = ACTIVATIONS[activation](y[start : start + rows])
-    return y
+    return y if activation is None else activate(y, activation)
 
 
 def layer_norm(x: Array, norm: LayerNorm, eps: float) -> Array:  # (T, H) -> (T, H)

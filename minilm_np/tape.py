@@ -30,8 +30,9 @@ class Call(NamedTuple):
 class Tape:
     """The op set of `bert`, with every call recorded in `calls`, in order.
 
-    Outputs have the same bits as without the tape. `linear` with an activation is computed and recorded twice, first
-    without the activation, because op sets fuse the two and overwrite the activation's input.
+    Outputs have the same bits as without the tape. `linear` with an activation is recorded twice, first without the
+    activation, because op sets fuse the two and overwrite the activation's input. Only ops.py has the activation alone;
+    with another op set the product is computed twice, too.
     """
 
     def __init__(self, bert: Bert):
@@ -40,7 +41,9 @@ class Tape:
         self._modules = {id(weights): name for name, weights in bert.weights.items()}
 
     def _record(self, op: str, *inputs: Any) -> Any:
-        output = getattr(self._ops, op)(*inputs)
+        return self._keep(op, getattr(self._ops, op)(*inputs), *inputs)
+
+    def _keep(self, op: str, output: Any, *inputs: Any) -> Any:
         module = next((self._modules[id(value)] for value in inputs if id(value) in self._modules), "")
         self.calls.append(Call(op, module, inputs, output))
         return output
@@ -52,9 +55,12 @@ class Tape:
         return self._record("embed", ids, types, positions, tables, norm, eps)
 
     def linear(self, x: Array, dense: Any, activation: str | None, /) -> Any:
-        if activation is not None:
-            self._record("linear", x, dense, None)
-        return self._record("linear", x, dense, activation)
+        if activation is None:
+            return self._record("linear", x, dense, None)
+        before = self._record("linear", x, dense, None)
+        if self._ops is not ops:
+            return self._record("linear", x, dense, activation)
+        return self._keep("linear", ops.activate(before.copy(), activation), x, dense, activation)
 
     def add_layer_norm(self, x: Array, residual: Array, norm: Any, eps: float, /) -> Any:
         return self._record("add_layer_norm", x, residual, norm, eps)
