@@ -205,9 +205,7 @@ class Recorded(NamedTuple):
     tape: Tape
 
 
-def forward(
-    bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, tape: Tape | None = None
-) -> Recorded:
+def forward(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array, tape: Tape | None = None) -> Recorded:
     """Run `model.forward` on a tape. Arguments as there; the embeddings have the same bits.
 
     tape: a new tape of `bert` that does more than recording, such as dropout.
@@ -266,8 +264,8 @@ def backward(recorded: Recorded, dembeddings: Array, gradients: dict[str, Array]
             add(inputs[0], dropout_backward(dy, inputs[1]))
         else:  # embed
             names = [f"embeddings.{table}_embeddings.weight" for table in ("word", "token_type", "position")]
-            known = [gradients[name] for name in names if name in gradients]  # all or none
-            dtables, dnorm = embed_backward(dy, *inputs, (known[0], known[1], known[2]) if known else None)
+            known = tuple(gradients[name] for name in names if name in gradients)  # all or none
+            dtables, dnorm = embed_backward(dy, *inputs, *([known] if known else []))
             gradients |= dict(zip(names, dtables, strict=True))
             keep({"embeddings.LayerNorm.weight": dnorm[0], "embeddings.LayerNorm.bias": dnorm[1]})
     return gradients

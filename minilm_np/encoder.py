@@ -206,7 +206,7 @@ class Encoder:
             lengths = np.diff(tokens.offsets)
             order = np.argsort(-lengths, kind="stable")  # equal lengths together, longest first
             if self.backend == "numba":
-                cuts = _cut_by_tokens(lengths[order], self._bert.ops.TOKENS_PER_CHUNK, self.threads)  # type: ignore[attr-defined]
+                cuts = cut_by_tokens(lengths[order], self._bert.ops.TOKENS_PER_CHUNK, self.threads)  # type: ignore[attr-defined]
             else:
                 cuts = np.arange(batch_size, len(order), batch_size)
             for rows in np.split(order, cuts):
@@ -434,7 +434,7 @@ def stacklevel() -> int:
     return level
 
 
-def _cut_by_tokens(lengths: Array, limit: int, threads: int) -> Array:
+def cut_by_tokens(lengths: Array, limit: int, threads: int) -> Array:
     """Return where to split texts of these lengths into chunks of about equal size, of about `limit` tokens at most.
 
     If there is more than one chunk, their number is a multiple of `threads`, so that all threads finish together.

@@ -21,7 +21,7 @@ from support.commands import HANG_SECONDS
 from support.kernels import needs_jit
 
 from minilm_np import SentenceTransformer
-from minilm_np.encoder import _cut_by_tokens
+from minilm_np.encoder import cut_by_tokens
 
 Array = npt.NDArray[Any]
 
@@ -30,7 +30,7 @@ Array = npt.NDArray[Any]
 @pytest.mark.parametrize("limit", [1, 50, 320])
 def test_chunks_have_every_text_once_and_about_equal_sizes(threads: int, limit: int) -> None:
     for lengths in ([5], [256] * 7, [256, 200, 100, 100, 50, 3, 2], [20] * 1000, list(range(256, 2, -1))):
-        cuts = _cut_by_tokens(np.array(lengths), limit, threads)
+        cuts = cut_by_tokens(np.array(lengths), limit, threads)
         chunks = np.split(np.array(lengths), cuts)
         assert np.concatenate(chunks).tolist() == lengths
         sizes = [int(chunk.sum()) for chunk in chunks]

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from minilm_np import backward, ops
-from minilm_np.model import Array, prepare
+from minilm_np.encoder import cut_by_tokens
+from minilm_np.model import Array, Bert, prepare
+from minilm_np.model import forward as model_forward
 from minilm_np.sentence_transformer import SentenceTransformer
+from minilm_np.tokenizer import Tokens
+from minilm_np.training.dropout import Dropout, DropoutTape
 from minilm_np.training.losses import Loss, MultipleNegativesRankingLoss
+from minilm_np.training.parameters import Parameters, blocks, empty_like
+from minilm_np.training.workers import Workers
+
+# A token's intermediate values take 150 KB in float32. Above this number of tokens they are computed twice instead.
+TOKENS_IN_MEMORY = 4096
+TOKENS_PER_PART = 1024
+TOKENS_PER_REPEATED_PART = 512
 
 
 def loss_and_gradients(
@@ -35,9 +47,10 @@ def loss_and_gradients(
     labels
         One number for each example, for losses that need them.
     mini_batch_size
-        How many texts are kept in memory with all their intermediate values. None: all. The loss and the gradients are
-        the same, but for rounding: the embeddings are computed first, then the loss, and then each part's forward pass
-        again, with the loss's gradient for its embeddings. (Gao et al. 2021, gradient caching.)
+        How many texts are kept in memory with all their intermediate values (at least one for each thread). None: all
+        of a batch of up to 4096 tokens, else about 1000 tokens. The loss and the gradients are the same, but for
+        rounding: the embeddings are computed first, then the loss, and then each part's forward pass again, with the
+        loss's gradient for its embeddings. (Gao et al. 2021, gradient caching.)
 
     Returns
     -------
@@ -55,23 +68,79 @@ def loss_and_gradients(
         raise ValueError(f"mini_batch_size: expected a number above 0, got {mini_batch_size}")
     tokens = model.tokens([text for column in columns for text in column])
     bert = prepare(model.weights, model.config, ops)
-    n = len(tokens.offsets) - 1
-    order = np.argsort(np.diff(tokens.offsets), kind="stable")  # attention computes texts of equal length together
-    parts = [order[start : start + (mini_batch_size or n)] for start in range(0, n, mini_batch_size or n)]
-    embeddings = np.empty((n, model.config.hidden_size), model.dtype)
-    for part in parts:
-        recorded = backward.forward(bert, *tokens.take(part))
-        embeddings[part] = recorded.embeddings
-    wanted = None if labels is None else np.asarray(labels, model.dtype)
-    value, dcolumns = loss.value_and_gradients(np.split(embeddings, len(columns)), wanted)
-    dembeddings = np.concatenate(dcolumns).astype(model.dtype, copy=False)
-    gradients: dict[str, Array] = {}
-    for part in parts:
-        if len(parts) > 1:  # else the only part's values are still there
-            recorded = backward.forward(bert, *tokens.take(part))
-        for name, gradient in backward.backward(recorded, dembeddings[part]).items():
-            gradients[name] = gradients[name] + gradient if name in gradients else gradient
-    return value, gradients
+    with Workers() as workers:
+        gradients = [empty_like(model.weights) for _ in range(workers.count)]
+        wanted = None if labels is None else np.asarray(labels, model.dtype)
+        value = add_gradients(bert, tokens, len(columns), loss, wanted, gradients, workers, mini_batch_size)
+        add_up(gradients, workers)
+    return value, gradients[0].views
+
+
+def add_gradients(
+    bert: Bert,
+    tokens: Tokens,
+    columns: int,
+    loss: Loss,
+    labels: Array | None,
+    gradients: Sequence[Parameters],
+    workers: Workers,
+    mini_batch_size: int | None = None,
+    dropout: Dropout | None = None,
+) -> float:
+    """Return the loss of a batch; add each worker's share of the gradients to its own of `gradients`.
+
+    tokens: of all anchors, then of all positives, and so on for each of the columns. Texts are computed in parts, on
+    one worker each, and a part's worker depends only on the number of workers. If the batch is too large for the values
+    of all its texts to stay in memory, the embeddings are computed first and each part's forward pass is repeated.
+    """
+    lengths = np.diff(tokens.offsets)
+    order = np.argsort(lengths, kind="stable")  # attention computes texts of equal length together
+    if mini_batch_size is not None:
+        size = -(-mini_batch_size // workers.count)
+        parts = np.split(order, np.arange(size, len(order), size))
+        keep = len(parts) <= workers.count
+    else:
+        keep = int(lengths.sum()) <= TOKENS_IN_MEMORY
+        limit = TOKENS_PER_PART if keep else TOKENS_PER_REPEATED_PART
+        parts = np.split(order, cut_by_tokens(lengths[order], limit, workers.count))
+    kept: dict[int, backward.Recorded] = {}
+    embeddings = np.empty((len(lengths), bert.config.hidden_size), bert.weights["embeddings"][0].dtype)
+
+    def recorded(part: Array) -> backward.Recorded:
+        packed = tokens.take(part)
+        tape = None if dropout is None else DropoutTape(bert, dropout, part, packed.offsets)
+        return backward.forward(bert, *packed, tape)
+
+    def forward(_: int, number: int) -> None:
+        part = parts[number]
+        if keep:
+            kept[number] = recorded(part)
+            embeddings[part] = kept[number].embeddings
+        elif dropout is None:
+            embeddings[part] = model_forward(bert, *tokens.take(part))
+        else:
+            embeddings[part] = recorded(part).embeddings
+
+    def add(worker: int, number: int) -> None:
+        record = kept.pop(number) if keep else recorded(parts[number])
+        backward.backward(record, dembeddings[parts[number]], gradients[worker].views)
+
+    workers.each(forward, range(len(parts)))
+    value, dcolumns = loss.value_and_gradients(np.split(embeddings, columns), labels)
+    dembeddings = np.concatenate(dcolumns).astype(embeddings.dtype, copy=False)
+    if math.isfinite(value):
+        workers.each(add, range(len(parts)))
+    return value
+
+
+def add_up(gradients: Sequence[Parameters], workers: Workers) -> None:
+    """Add the gradients of all workers to the first's, always in the same order."""
+
+    def add(_: int, part: slice) -> None:
+        for other in gradients[1:]:
+            gradients[0].flat[part] += other.flat[part]
+
+    workers.each(add, blocks(gradients[0].flat))
 
 
 def _columns(examples: Sequence[Sequence[Any]]) -> list[list[Any]]:

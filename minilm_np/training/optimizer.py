@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from minilm_np.model import Array
+from minilm_np.training.parameters import blocks, copy_of, empty_like
+from minilm_np.training.workers import Workers
 
 
 def learning_rate_at(step: int, learning_rate: float, warmup_steps: int, steps: int) -> float:
@@ -32,6 +34,25 @@ def clip_gradients(gradients: Mapping[str, Array], max_norm: float = 1.0) -> tup
     if factor == 1.0:
         return norm, dict(gradients)
     return norm, {name: np.asarray(g * g.dtype.type(factor)) for name, g in gradients.items()}
+
+
+def clip_in_place(flat: Array, max_norm: float, workers: Workers) -> float:
+    """Scale a vector of all gradients down as `clip_gradients` does, and return its norm before that."""
+    parts = blocks(flat)
+    squares = [0.0] * len(parts)
+
+    def add_squares(_: int, i: int) -> None:
+        squares[i] = float(np.sum(np.square(flat[parts[i]], dtype=np.float64)))
+
+    def scale(_: int, part: slice) -> None:
+        flat[part] *= flat.dtype.type(factor)
+
+    workers.each(add_squares, range(len(parts)))
+    norm = math.sqrt(math.fsum(squares))
+    factor = max_norm / (norm + 1e-6)
+    if factor < 1:
+        workers.each(scale, parts)
+    return norm
 
 
 def has_decay(name: str) -> bool:
@@ -66,14 +87,17 @@ class AdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
-        self.params = {name: np.array(value) for name, value in params.items()}
-        self.means = {name: np.zeros_like(value) for name, value in self.params.items()}
-        self.squares = {name: np.zeros_like(value) for name, value in self.params.items()}
+        self.parameters, self.means, self.squares = copy_of(params), empty_like(params), empty_like(params)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.steps = 0  # steps done
 
-    def step(self, gradients: Mapping[str, Array], learning_rate: float) -> None:
-        """Change the parameters by one step.
+    @property
+    def params(self) -> dict[str, Array]:
+        """The current parameters by name; views of `parameters.flat`."""
+        return self.parameters.views
+
+    def step(self, gradients: Mapping[str, Array], learning_rate: float, workers: Workers | None = None) -> None:
+        """Change the parameters by one step. The workers, if there are any, share the elements.
 
         Raises ValueError if `gradients` does not have exactly the parameters' names.
         """
@@ -81,13 +105,29 @@ class AdamW:
             names = sorted(gradients.keys() ^ self.params.keys())
             raise ValueError(f"gradients: expected the names of the parameters, got a difference in {names[0]!r}")
         self.steps += 1
+
+        def change(_: int, item: tuple[str, slice]) -> None:
+            name, part = item
+            of_all = (values[name] for values in (self.params, self.means.views, self.squares.views, gradients))
+            param, mean, square, gradient = (values.reshape(-1)[part] for values in of_all)
+            self._change(param, mean, square, gradient, learning_rate, has_decay(name))
+
+        items = [(name, part) for name, view in self.params.items() for part in blocks(view.reshape(-1))]
+        if workers:
+            workers.each(change, items)
+        else:
+            for item in items:
+                change(0, item)
+
+    def _change(
+        self, param: Array, mean: Array, square: Array, gradient: Array, learning_rate: float, decays: bool
+    ) -> None:
+        """Change some elements of the parameters and of the running means, in place."""
         b1, b2 = self.betas
         first, second = 1 - b1**self.steps, 1 - b2**self.steps
-        for name, gradient in gradients.items():
-            param, mean, square = self.params[name], self.means[name], self.squares[name]
-            if self.weight_decay and has_decay(name):
-                param *= 1 - learning_rate * self.weight_decay
-            mean += (1 - b1) * (gradient - mean)
-            square *= b2
-            square += (1 - b2) * gradient * gradient
-            param -= (learning_rate / first) * mean / (np.sqrt(square) / math.sqrt(second) + self.eps)
+        if self.weight_decay and decays:
+            param *= 1 - learning_rate * self.weight_decay
+        mean += (1 - b1) * (gradient - mean)
+        square *= b2
+        square += (1 - b2) * gradient * gradient
+        param -= (learning_rate / first) * mean / (np.sqrt(square) / math.sqrt(second) + self.eps)
