@@ -397,6 +397,32 @@ def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float3
     return params
 
 
+def trained_files(folder: Path, params: Mapping[str, Array]) -> dict[str, str | bytes]:
+    """Return config.json and model.safetensors of a checkpoint whose parameters are replaced by these, in float32.
+
+    Its pooler, which sentence-transformers loads but does not use, is kept as it was.
+    """
+    from safetensors.numpy import save
+
+    layout = find_layout(folder)
+    path = layout.weights
+    tensors = _read_shards(path) if path.suffix == ".json" else read_safetensors(path)
+    named = {f"pooler.dense.{kind}": tensors.get(f"pooler.dense.{kind}") for kind in ("weight", "bias")}
+    named = {key: tensors.get(f"bert.{key}", tensor) for key, tensor in named.items()}
+    pooler = {
+        key: bf16_to_float32(tensor.data) if tensor.dtype == "BF16" else tensor.data.astype(np.float32)
+        for key, tensor in named.items()
+        if tensor is not None
+    }
+    config = read_json(layout.transformer / "config.json")
+    config |= {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
+    weights = {key: np.ascontiguousarray(value, np.float32) for key, value in params.items()}
+    return {
+        "config.json": json.dumps(config, indent=2) + "\n",
+        "model.safetensors": save(pooler | weights, metadata={"format": "pt"}),
+    }
+
+
 # Checkpoints that were converted from TensorFlow have these names, which transformers changes, too.
 _NEW_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _OLD_NAMES = re.compile(r"LayerNorm\.(gamma|beta)$")

@@ -78,6 +78,7 @@ class Encoder:
             token=token,
         )
         self.weights: Mapping[str, Array] = MappingProxyType(params)
+        self.has_own_weights = False  # whether they are others than those of the folder
         self._read_tokenizer(self.config.max_seq_length)
         kernels, self.backend_reason = _choose_kernels(backend, self.dtype, self.config)
         if kernels:
@@ -92,6 +93,25 @@ class Encoder:
         if not kernels:
             self._bert = model.prepare(params, self.config, ops)
         self.backend = "numba" if kernels else "numpy"
+
+    def replace_weights(self, params: Mapping[str, Array]) -> None:
+        """Use copies of other parameters, as after training; `weights` and the op set's layout change together.
+
+        Raises
+        ------
+        ValueError
+            If a name or a shape is not that of the model's own parameters; the message names it.
+        """
+        for name in sorted(self.weights.keys() | params.keys()):
+            shapes = [np.shape(of[name]) if name in of else "none" for of in (self.weights, params)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"params: {name}: expected shape {shapes[0]}, got {shapes[1]}")
+        copies = {name: np.array(params[name], self.dtype) for name in self.weights}
+        for value in copies.values():
+            value.flags.writeable = False
+        self._bert = model.prepare(copies, self.config, self._bert.ops)
+        self.weights = MappingProxyType(copies)
+        self.has_own_weights = True
 
     def _read_tokenizer(self, max_seq_length: int) -> None:
         path, config = find_layout(self.place.folder).tokenizer, self.config

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np import ops
-from minilm_np.checkpoint import read_options
+from minilm_np.checkpoint import read_options, trained_files
 from minilm_np.encoder import Encoder, as_texts, stacklevel
 from minilm_np.files import in_the_way, move, staging_folder
 from minilm_np.layout import OPTIONS, files_to_save, find_layout, read_json
@@ -222,7 +222,7 @@ class SentenceTransformer(Encoder):
         self.model_card_data = ModelCardData()
 
     def __reduce__(self) -> Any:
-        """Pickle the path and the options instead of 90 MB of parameters."""
+        """Pickle the path and the options instead of 90 MB of parameters, unless these are not those of the files."""
         options = {
             **self._arguments,
             "prompts": self.prompts,
@@ -230,7 +230,7 @@ class SentenceTransformer(Encoder):
             "similarity_fn_name": self.similarity_fn_name,
             "truncate_dim": self.truncate_dim,
         }
-        return _make, (options, self.max_seq_length)
+        return _make, (options, self.max_seq_length, dict(self.weights) if self.has_own_weights else None)
 
     # --- encode --------------------------------------------------------------------------------
 
@@ -659,7 +659,8 @@ class SentenceTransformer(Encoder):
         """Save the model and its current options to a folder; sentence-transformers can load it, too.
 
         The options are max_seq_length, prompts, default_prompt_name, similarity_fn_name and truncate_dim. Each file
-        is replaced atomically, so an error leaves no half-written file.
+        is replaced atomically, so an error leaves no half-written file. Trained parameters are saved in float32; others
+        are copied as they are.
 
         Parameters
         ----------
@@ -689,7 +690,7 @@ class SentenceTransformer(Encoder):
         folder.mkdir(parents=True, exist_ok=True)
         if folder.resolve() == own.resolve():
             raise ValueError(f"path: expected a folder that this model was not loaded from, got {str(path)!r}")
-        files = files_to_save(own, self.config.hidden_size)
+        files: dict[str, Path | str | bytes] = {**files_to_save(own, self.config.hidden_size)}
         sentence_config = find_layout(own).sentence_config
         sentence_bert = {
             **(read_json(sentence_config) if sentence_config else {}),
@@ -705,13 +706,18 @@ class SentenceTransformer(Encoder):
         }
         files[OPTIONS] = json.dumps(options, indent=2) + "\n"
         files["README.md"] = _model_card(self)
+        if self.has_own_weights:
+            files = {name: file for name, file in files.items() if not name.startswith("model")}
+            files |= trained_files(own, self.weights)
         problem = in_the_way(folder, files)
         if problem:
             raise ValueError(f"path: {problem}")
         with staging_folder(folder) as staging:
             for file, source in files.items():
                 part = staging / Path(file).name
-                if isinstance(source, str):
+                if isinstance(source, bytes):
+                    part.write_bytes(source)
+                elif isinstance(source, str):
                     part.write_text(source, encoding="utf-8")
                 else:
                     shutil.copyfile(source, part)
@@ -755,8 +761,12 @@ print(model.similarity(embeddings, embeddings))
 """
 
 
-def _make(options: dict[str, Any], max_seq_length: int) -> SentenceTransformer:
+def _make(
+    options: dict[str, Any], max_seq_length: int, params: Mapping[str, Array] | None = None
+) -> SentenceTransformer:
     model = SentenceTransformer(**options)
+    if params is not None:
+        model.replace_weights(params)
     if max_seq_length != model.max_seq_length:
         model.max_seq_length = max_seq_length
     return model
