@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from minilm_np import __version__
-from minilm_np.commands import compile, crosscheck, encode, evaluate, fetch, goldens, info, search, similarity
+from minilm_np.commands import compile, crosscheck, encode, evaluate, fetch, goldens, info, search, similarity, train
 
-COMMANDS = (similarity, encode, search, crosscheck, goldens, evaluate, fetch, compile, info)
+COMMANDS = (similarity, encode, search, crosscheck, goldens, evaluate, train, fetch, compile, info)
 CLOSED_PIPE = 128 + 13  # the exit code that a shell reports for a program ended by SIGPIPE
 WRITE_ERRORS = (errno.EBADF, errno.EFBIG, errno.EIO, errno.ENOSPC)  # without a name, they come from standard output
 INTERRUPTED = 128 + 2  # ... by SIGINT

@@ -11,6 +11,7 @@ Examples
 (384, 384)
 """
 
+from minilm_np.training.data import DataError as DataError
 from minilm_np.training.gradients import loss_and_gradients as loss_and_gradients
 from minilm_np.training.losses import CoSENTLoss as CoSENTLoss
 from minilm_np.training.losses import CosineSimilarityLoss as CosineSimilarityLoss
@@ -21,16 +22,25 @@ from minilm_np.training.losses import TripletLoss as TripletLoss
 from minilm_np.training.optimizer import AdamW as AdamW
 from minilm_np.training.optimizer import clip_gradients as clip_gradients
 from minilm_np.training.optimizer import learning_rate_at as learning_rate_at
+from minilm_np.training.trainer import History as History
+from minilm_np.training.trainer import TrainingError as TrainingError
+from minilm_np.training.trainer import retrieval_scores as retrieval_scores
+from minilm_np.training.trainer import train as train
 
 __all__ = [
     "AdamW",
     "CoSENTLoss",
     "CosineSimilarityLoss",
+    "DataError",
+    "History",
     "Loss",
     "MatryoshkaLoss",
     "MultipleNegativesRankingLoss",
+    "TrainingError",
     "TripletLoss",
     "clip_gradients",
     "learning_rate_at",
     "loss_and_gradients",
+    "retrieval_scores",
+    "train",
 ]

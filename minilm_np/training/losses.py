@@ -110,6 +110,19 @@ class MultipleNegativesRankingLoss:
         return value, [l2_normalize_backward(dy, x) for dy, x in zip(gradients, embeddings, strict=True)]
 
 
+def default_loss(columns: int, labeled: bool, scale: float = 20.0) -> Loss:
+    """Return the loss for a batch with so many texts in each example, and with labels or without.
+
+    For pairs and triplets it is what all-MiniLM-L6-v2 was trained with: the mean of both directions for pairs, and only
+    anchors to candidates with negatives. Labels only order the pairs, so that any scale of labels can be used.
+    """
+    if labeled:
+        return CoSENTLoss(scale)
+    if columns > 2:
+        return MultipleNegativesRankingLoss(scale)
+    return MultipleNegativesRankingLoss(scale, ("query_to_doc", "doc_to_query"), "per_direction")
+
+
 @dataclass(frozen=True)
 class CosineSimilarityLoss:
     """The mean of (cosine - label)^2 over pairs of texts. (Reimers & Gurevych 2019, section 3.)"""

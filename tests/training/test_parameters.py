@@ -10,11 +10,11 @@ from minilm_np.training.parameters import copy_of, empty_like
 from minilm_np.training.workers import Workers
 
 
-def test_query_key_and_value_are_one_part_of_the_vector(small_model: SentenceTransformer) -> None:
-    params = copy_of(small_model.weights)
-    assert set(params.views) == set(small_model.weights)
-    assert params.flat.size == sum(value.size for value in small_model.weights.values())
-    H = small_model.config.hidden_size
+def test_query_key_and_value_are_one_part_of_the_vector(float64_model: SentenceTransformer) -> None:
+    params = copy_of(float64_model.weights)
+    assert set(params.views) == set(float64_model.weights)
+    assert params.flat.size == sum(value.size for value in float64_model.weights.values())
+    H = float64_model.config.hidden_size
     module = "encoder.layer.1.attention.self"
     for kind, size in (("weight", H * H), ("bias", H)):
         parts = [params.views[f"{module}.{part}.{kind}"] for part in ("query", "key", "value")]

@@ -1,0 +1,533 @@
+"""Training data: files of examples, and the batch of every step as a pure function of seed, step and batch size.
+
+| one line of a file                                  | the example                                                |
+|-----------------------------------------------------|------------------------------------------------------------|
+| ["a", "b"], ["a", "b", "negative", ...]             | the texts                                                  |
+| {"texts": ["a", "b", ...]}                          | the texts                                                  |
+| {"set": ["a", "b", "c", ...]}                       | two different texts of the set                             |
+| {"query": "a", "pos": ["b", ...], "neg": ["c", ...]}| query, one pos, one neg; neg may be missing or empty       |
+| {"text": "a", "label": "x"}                         | the text and another one of its label                      |
+| {"texts": ["a", "b"], "label": 0.8}                 | the texts, with a number for losses that need one          |
+| {"sentence1": "a", "sentence2": "b", "score": 0.8}  | the same                                                   |
+
+The first line of a file decides its form and number of columns. Other keys are ignored.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import operator
+import os
+import tempfile
+import zlib
+from array import array
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from itertools import chain
+from pathlib import Path, PureWindowsPath
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from minilm_np.layout import WeightsError, read_json, shown
+from minilm_np.model import Array
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+FORMS = (  # the keys of each form; the first whose keys are all there is taken
+    ("texts", "label"),
+    ("texts",),
+    ("set",),
+    ("query", "pos"),
+    ("sentence1", "sentence2", "score"),
+    ("text", "label"),
+)
+LIST = "[text, text, ...]"
+MAX_LINE = 2**24  # bytes
+BLOCK = 1024  # steps whose data sets are drawn together
+TRIES = 20  # rows drawn at random for each example of a batch, before all rows are tried in order
+SETS, ORDER, FILL = range(3)  # what random numbers are for: no two purposes share any
+
+
+class DataError(ValueError):
+    """Raised when training data is missing or not valid; the message names the file and the line."""
+
+
+class Batch(NamedTuple):
+    """The examples of one step."""
+
+    examples: list[list[str]]  # batch_size rows of one length: anchor, positive, negatives
+    labels: list[float] | None  # one for each example, if the data has them
+    sources: list[str]  # "FILE:LINE" of each example
+
+
+class _Row(NamedTuple):
+    """One line of a file."""
+
+    form: str
+    columns: list[list[str]]  # for each column the texts to choose from; of {"text", "label"} only the first column
+    label: Any = None
+
+    @property
+    def width(self) -> int:
+        return max(2, len(self.columns))
+
+
+class _DataSet:
+    """A file of examples: where its rows start, and the order in which they come."""
+
+    def __init__(self, name: str, place: str, unit: str, file: IO[bytes], weight: float | None) -> None:
+        """Read the whole file once. name: for sources; place: for errors; unit: "line" or "row"."""
+        self.name, self.place, self.unit, self.file = name, place, unit, file
+        digest, starts, offset, blank = hashlib.sha256(), array("q"), 0, 0
+        first: _Row | None = None
+        by_label: dict[Hashable, array[int]] = {}
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+            digest.update(line)
+            if not _content(line, offset).strip():
+                blank = blank or number
+            elif blank:
+                raise DataError(f"{place}: {unit} {blank}: expected an example, got a blank line")
+            else:
+                row = self._parse(_content(line, offset), number)
+                first = first or row
+                if row.form != first.form:
+                    raise DataError(f"{place}: {unit} {number}: expected {first.form} as in {unit} 1, got {row.form}")
+                if row.width != first.width:
+                    raise DataError(
+                        f"{place}: {unit} {number}: expected {first.width} columns as in {unit} 1, got {row.width}"
+                    )
+                if len(row.columns) == 1:
+                    by_label.setdefault(row.label, array("q")).append(len(starts))
+                starts.append(offset)
+            offset += len(line)
+        if first is None:
+            raise DataError(f"{place}: expected examples, got none")
+        self.lines: Array | None = None  # of each row, counted from 0; None: row i is line i
+        self.by_label = {label: np.array(lines) for label, lines in by_label.items() if len(lines) > 1}
+        if len(first.columns) == 1:
+            if not self.by_label:
+                raise DataError(f"{place}: expected two texts of one label, got a single text of each")
+            self.lines = np.sort(np.concatenate(list(self.by_label.values())))
+        self.starts, self.sha256 = np.array(starts), digest.hexdigest()
+        self.columns, self.has_scores = first.width, len(first.columns) > 1 and first.label is not None
+        self.rows = len(self.starts if self.lines is None else self.lines)
+        self.weight = self.rows if weight is None else weight
+        self.orders: dict[int, Array] = {}  # of the last two epochs
+
+    def _parse(self, line: bytes, number: int) -> _Row:
+        """Return a line's row, or raise DataError with its number."""
+        try:
+            if len(line) > MAX_LINE:
+                raise DataError(f"expected at most {MAX_LINE} bytes, got more")
+            return _parse(line)
+        except DataError as error:
+            raise DataError(f"{self.place}: {self.unit} {number}: {error}") from None
+
+    def line(self, row: int) -> int:
+        """Return the line of a row, both counted from 0."""
+        return row if self.lines is None else int(self.lines[row])
+
+    def read(self, line: int) -> _Row:
+        """Return the content of a line, counted from 0."""
+        offset = int(self.starts[line])
+        self.file.seek(offset)
+        return self._parse(_content(self.file.readline(), offset), line + 1)
+
+    def order(self, seed: int, index: int, start: int, count: int) -> Iterator[int]:
+        """Yield the rows from a position on: all rows in a new order, then all rows in another one, ..."""
+        for position in range(start, start + count):
+            epoch, place = divmod(position, self.rows)
+            if epoch not in self.orders:
+                while len(self.orders) > 1:
+                    del self.orders[next(iter(self.orders))]
+                self.orders[epoch] = _generator(seed, ORDER, epoch, index).permutation(self.rows)
+            yield int(self.orders[epoch][place])
+
+    def example(self, row: int, random: np.random.Generator, used: set[Hashable]) -> tuple[list[str], Any] | None:
+        """Return a row's texts and label, without those in `used`; None if there are not enough."""
+        found = self.read(self.line(row))
+        texts: list[str] = []
+        for choices in found.columns:
+            free = [text for text in choices if text not in used and text not in texts]
+            if not free:
+                return None
+            texts.append(free[int(random.integers(len(free)))])
+        if len(texts) == 1:
+            if ("label", found.label) in used:
+                return None
+            lines = self.by_label[found.label]
+            others = np.roll(lines, -int(random.integers(len(lines))))
+            of_label = (self.read(int(line)).columns[0][0] for line in others)
+            positive = next((text for text in of_label if text not in used and text not in texts), None)
+            if positive is None:
+                return None
+            texts.append(positive)
+        return texts, found.label
+
+
+class Batches:
+    """Data sets, and the batch of every step. Use as a context manager, or call `close`; not for several threads."""
+
+    def __init__(self, sets: Sequence[_DataSet], seed: int, datasets_per_batch: int) -> None:
+        """See `load`."""
+        self._sets, self._seed, self._slots = sets, seed, datasets_per_batch
+        self._weights = np.array([data.weight for data in sets], np.float64)
+        kinds = [(data.columns, data.has_scores) for data in sets]
+        self._groups = [np.flatnonzero([kind == other for other in kinds]) for kind in dict.fromkeys(kinds)]
+        # How often each set has been drawn as the first, second, ... of a batch, before each block of steps.
+        self._drawn = [np.zeros((datasets_per_batch, len(sets)), np.int64)]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of all data sets; a text whose label has no other text does not count."""
+        return sum(data.rows for data in self._sets)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the name, rows, columns, weight, and SHA-256 of the (uncompressed) bytes of each file."""
+        return [
+            {"file": d.name, "rows": d.rows, "columns": d.columns, "weight": d.weight, "sha256": d.sha256}
+            for d in self._sets
+        ]
+
+    def batch(self, step: int, batch_size: int) -> Batch:
+        """Return the batch of a step, counted from 0: the same whatever was asked for before.
+
+        A batch has no text twice, and no label of {"text", "label"} twice: rows that would bring one are replaced by
+        random rows of the same file.
+
+        Raises
+        ------
+        DataError
+            If the batch cannot be filled, or if a file has changed since it was loaded.
+        ValueError
+            If an argument is out of range.
+        """
+        step, batch_size = _whole("step", step, 0), _whole("batch_size", batch_size, 1)
+        shares = np.full(self._slots, batch_size // self._slots)
+        shares[: batch_size % self._slots] += 1
+        drawn, chosen = self._draws(step)
+        starts = [int(start) for start in shares @ drawn] if len(self._sets) > 1 else [step * batch_size]
+        random, used = _generator(self._seed, FILL, step), set[Hashable]()
+        batch = Batch([], [], [])
+        for index, share in zip(chosen, shares.tolist(), strict=True):
+            self._fill(batch, index, starts[index], share, batch_size, random, used)
+            starts[index] += share
+        return batch if self._sets[chosen[0]].has_scores else batch._replace(labels=None)
+
+    def _fill(
+        self,
+        batch: Batch,
+        index: int,
+        start: int,
+        share: int,
+        batch_size: int,
+        random: np.random.Generator,
+        used: set[Hashable],
+    ) -> None:
+        """Append `share` examples of one data set; `used` are the texts, labels and rows that the batch has."""
+        data, full = self._sets[index], len(batch.examples) + share
+        at_random = (int(random.integers(data.rows)) for _ in range(TRIES * share))
+        for row in chain(data.order(self._seed, index, start, share), at_random, range(data.rows)):
+            if len(batch.examples) == full:
+                return
+            if (index, row) in used or (found := data.example(row, random, used)) is None:
+                continue
+            texts, label = found
+            used |= {*texts, (index, row), ("label", label if data.by_label else None)}
+            batch.examples.append(texts)
+            batch.sources.append(f"{data.name}:{data.line(row) + 1}")
+            if batch.labels is not None and data.has_scores:
+                batch.labels.append(label)
+        if len(batch.examples) < full:
+            common = "text or label" if data.by_label else "text"
+            raise DataError(
+                f"batch_size: a batch of {batch_size} needs {share} examples without a common {common}, "
+                f"only {len(batch.examples) - full + share} found in {data.place}"
+            )
+
+    def _draws(self, step: int) -> tuple[Array, list[int]]:
+        """Return how often each set was drawn for each slot before a step (slots, sets), and the sets of the step."""
+        if len(self._sets) == 1:
+            return self._drawn[0], [0] * self._slots
+        block, rest = divmod(step, BLOCK)
+        while len(self._drawn) <= block:
+            self._drawn.append(self._drawn[-1] + self._count(self._block(len(self._drawn) - 1)))
+        chosen = self._block(block)
+        return self._drawn[block] + self._count(chosen[:rest]), [int(index) for index in chosen[rest]]
+
+    def _block(self, block: int) -> Array:
+        """Return the sets of a block of steps (BLOCK, slots). All sets of a step have the first one's columns."""
+        random = _generator(self._seed, SETS, block).random((BLOCK, self._slots))
+        chosen = np.empty(random.shape, np.int64)
+        chosen[:, 0] = _pick(self._weights, random[:, 0])
+        for group in self._groups:
+            steps = np.isin(chosen[:, 0], group)
+            chosen[steps, 1:] = group[_pick(self._weights[group], random[steps, 1:])]
+        return chosen
+
+    def _count(self, chosen: Array) -> Array:
+        return np.stack([np.bincount(slot, minlength=len(self._sets)) for slot in chosen.T])
+
+    def close(self) -> None:
+        """Close the files."""
+        for data in self._sets:
+            data.file.close()
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def load(data: Any, *, seed: int, datasets_per_batch: int = 1) -> Batches:
+    """Read training data once, check every line, and return its batches.
+
+    Parameters
+    ----------
+    data
+        A file .jsonl or .jsonl.gz; a folder of such files; a list of files; a data_config.json, which is a list of
+        {"name": FILE, "weight": NUMBER} with the files next to it; or a sequence of examples. The forms of a line are
+        those of minilm_np.training.data. A .jsonl.gz is unpacked into a temporary file without a name.
+    seed
+        From 0 to 2**63 - 1; decides the order of the rows and all that is drawn.
+    datasets_per_batch
+        How many data sets a batch is from, in equal shares. They are drawn by weight, with replacement; those after
+        the first from those that have as many columns and, like it, labels or none. Without a data_config.json the
+        weight is the number of rows.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or not valid; the message names the file and the line, counted from 1.
+    ValueError
+        If an argument is out of range.
+    """
+    seed, slots = _whole("seed", seed, 0), _whole("datasets_per_batch", datasets_per_batch, 1)
+    sets: list[_DataSet] = []
+    with ExitStack() as opened:
+        try:
+            if (
+                isinstance(data, Sequence)
+                and len(data)
+                and not isinstance(data, (str, bytes))
+                and not _is_path(data[0])
+            ):
+                file = opened.enter_context(_temporary(_lines(data), "examples"))
+                sets.append(_DataSet("examples", "examples", "row", file, None))
+            else:
+                for name, path, weight in _files(data):
+                    file = opened.enter_context(_open(path))
+                    sets.append(_DataSet(name, str(path), "line", file, weight))
+        except OSError as error:
+            raise DataError(f"{error.filename or data}: {error.strerror or error}") from None
+        opened.pop_all()
+    return Batches(sets, seed, slots)
+
+
+def held_out(path: Any) -> list[list[str]]:
+    """Return all pairs of a small evaluation file: the first two columns, in the order of the file.
+
+    Where one of several texts is drawn, it is always the same. Rows without two different texts are left out.
+
+    Raises
+    ------
+    DataError
+        As `load` does.
+    """
+    with load(path, seed=0) as batches:
+        random = _generator(0, FILL, 0)
+        found = [data.example(row, random, set()) for data in batches._sets for row in range(data.rows)]
+    return [example[0][:2] for example in found if example]
+
+
+def _files(data: Any) -> list[tuple[str, Path, float | None]]:
+    """Return the name, path and weight of each file."""
+    if isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
+        if not data:
+            raise DataError("data: expected at least one example or file, got none")
+        for item in data:
+            if not _is_path(item):
+                raise DataError(f"data: expected a path after the path {shown(data[0])}, got {shown(item)}")
+        return [(Path(item).name, Path(item), None) for item in data]
+    if not _is_path(data):
+        raise DataError(f"data: expected a path, a list of paths or examples, got {type(data).__name__}")
+    path = Path(data)
+    if path.is_dir():
+        paths = sorted(item for item in path.iterdir() if item.name.endswith(SUFFIXES))
+        if not paths:
+            raise DataError(f"{path}: expected .jsonl or .jsonl.gz files in the folder, got none")
+        return [(item.name, item, None) for item in paths]
+    if path.suffix != ".json":
+        return [(path.name, path, None)]
+    try:
+        config = read_json(path)
+    except WeightsError as error:
+        raise DataError(str(error)) from None
+    if not isinstance(config, list) or not config:
+        raise DataError(f'{path}: expected a list of {{"name": ..., "weight": ...}}, got {shown(config)}')
+    for i, item in enumerate(config):
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str) or "weight" not in item:
+            raise DataError(f'{path}: [{i}]: expected {{"name": ..., "weight": ...}}, got {shown(item)}')
+        name, weight = PureWindowsPath(item["name"]), item["weight"]  # which knows the separators of all systems
+        if name.anchor or ".." in name.parts:
+            raise DataError(f"{path}: [{i}].name: expected a file in the folder, got {shown(item['name'])}")
+        if not _is_number(weight) or weight <= 0:
+            raise DataError(f"{path}: [{i}].weight: expected a number above 0, got {shown(weight)}")
+    return [(item["name"], path.parent / item["name"], item["weight"]) for item in config]
+
+
+def _open(path: Path) -> IO[bytes]:
+    """Return a file that can be read in any order; a .gz is unpacked."""
+    if not path.name.endswith(SUFFIXES):
+        raise DataError(f"{path}: expected a file .jsonl or .jsonl.gz, or a data_config.json")
+    if not path.is_file():  # a pipe would wait for its writer
+        raise DataError(f"{path}: expected a file, got something else" if path.exists() else f"{path}: no such file")
+    return _temporary(_unpacked(path), str(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def _unpacked(path: Path) -> Iterator[bytes]:
+    """Yield the bytes of a .gz file."""
+    number = 1
+    with gzip.open(path, "rb") as file:
+        while True:
+            try:
+                chunk = file.read1(2**16)  # unlike read, it returns what there is before a damaged place
+            except EOFError:
+                raise DataError(f"{path}: line {number}: the gzip file is cut off here") from None
+            except (gzip.BadGzipFile, zlib.error) as error:
+                raise DataError(f"{path}: line {number}: not valid gzip: {error}") from None
+            if not chunk:
+                return
+            number += chunk.count(b"\n")
+            yield chunk
+
+
+def _lines(examples: Sequence[Any]) -> Iterator[bytes]:
+    """Yield examples as lines of JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        raise TypeError
+
+    for number, example in enumerate(examples, 1):
+        try:
+            yield json.dumps(example, default=plain).encode() + b"\n"
+        except (TypeError, ValueError, RecursionError):
+            raise DataError(f"examples: row {number}: expected texts, got {shown(example)}") from None
+
+
+def _temporary(chunks: Iterable[bytes], place: str) -> IO[bytes]:
+    """Return a temporary file without a name, with the bytes given."""
+    with ExitStack() as opened:
+        opened.enter_context(suppress(OSError))  # closing a file on a full disk fails again
+        file = opened.enter_context(tempfile.TemporaryFile())
+        for chunk in chunks:
+            try:
+                file.write(chunk)
+                file.flush()
+            except OSError as error:
+                folder = tempfile.gettempdir()
+                raise DataError(f"{place}: cannot write a temporary file in {folder}: {error.strerror}") from None
+        file.seek(0)
+        opened.pop_all()
+        return file
+
+
+def _content(line: bytes, offset: int) -> bytes:
+    """Return a line without the mark that some programs write at the start of a file."""
+    return line.removeprefix(b"\xef\xbb\xbf") if offset == 0 else line
+
+
+def _parse(line: bytes) -> _Row:
+    """Return the row of a line, or raise DataError without its number."""
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"not valid UTF-8 at byte {error.start + 1}: {error.reason}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not valid JSON: {error}") from None
+    if isinstance(value, list):
+        return _Row(LIST, [[text] for text in _texts("", value, 2)])
+    keys = next((keys for keys in FORMS if isinstance(value, Mapping) and all(key in value for key in keys)), ())
+    form = "{" + ", ".join(f'"{key}": ...' for key in keys) + "}"
+    if keys == ("set",):
+        if len(set(_texts('"set": ', value["set"], 2))) == 1:
+            raise DataError(f'"set": expected two different texts, got {shown(value["set"])}')
+        return _Row(form, [value["set"]] * 2)
+    if keys == ("query", "pos"):
+        columns = [[_text('"query": ', value["query"])], _texts('"pos": ', value["pos"], 1)]
+        negatives = _texts('"neg": ', value.get("neg", []), 0)
+        return _Row(form, [*columns, negatives] if negatives else columns)
+    if keys == ("text", "label"):
+        if not isinstance(value["label"], (str, int)):
+            raise DataError(f'"label": expected a string or a whole number, got {shown(value["label"])}')
+        return _Row(form, [[_text('"text": ', value["text"])]], value["label"])
+    if not keys:
+        known = ", ".join("{" + ", ".join(f'"{key}"' for key in keys) + "}" for keys in FORMS)
+        raise DataError(f"expected {LIST} or an object with the keys {known}, got {shown(value)}")
+    if keys[0] == "texts":
+        texts = _texts('"texts": ', value["texts"], 2)
+    else:
+        texts = [_text(f'"{key}": ', value[key]) for key in keys[:2]]
+    if keys == ("texts",):
+        return _Row(form, [[text] for text in texts])
+    if not _is_number(value[keys[-1]]):
+        raise DataError(f'"{keys[-1]}": expected a finite number, got {shown(value[keys[-1]])}')
+    return _Row(form, [[text] for text in texts], float(value[keys[-1]]))
+
+
+def _texts(name: str, value: Any, least: int) -> list[str]:
+    if not isinstance(value, list) or len(value) < least:
+        raise DataError(f"{name}expected a list of {least} texts or more, got {shown(value)}")
+    return [_text(f"{name}text {i}: ", text) for i, text in enumerate(value, 1)]
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{name}expected a text, not empty, got {shown(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = f"\\u{ord(value[error.start]):04x}"
+        raise DataError(f"{name}expected Unicode text, got the lone surrogate {found}") from None
+    return value
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a number that float can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """Return an argument as an int."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not least <= number < 2**63:
+        raise ValueError(f"{name}: expected a whole number from {least} to 2**63 - 1, got {shown(value)}")
+    return number
+
+
+def _generator(seed: int, purpose: int, *place: int) -> np.random.Generator:
+    """Return random numbers that depend only on the arguments; those of different arguments are independent.
+
+    Philox turns a counter of four words into four random words; the first counts, the others are `place`. (Salmon et
+    al. 2011.)
+    """
+    counter = np.array([0, *place, 0, 0][:4], np.uint64)
+    return np.random.Generator(np.random.Philox(counter=counter, key=np.array([seed, purpose], np.uint64)))
+
+
+def _pick(weights: Array, random: Array) -> Array:
+    """Return an index for each random number in [0, 1), by weight."""
+    total = np.cumsum(weights / weights.max())
+    return np.searchsorted(total / total[-1], random, side="right")

@@ -1,0 +1,347 @@
+"""Training runs of a small model: what is written, what is refused, and that a killed run ends with the same bytes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.tiny import tiny_params, write_plain, write_tiny
+
+from minilm_np import SentenceTransformer, cli
+from minilm_np.training import History, TrainingError, retrieval_scores, run_folder, train
+
+WORDS = ["bread", "butter", "river", "house", "cat", "dog", "moon", "tree", "road", "lamp", "chair", "green", "fast"]
+RUN: dict[str, Any] = {
+    "steps": 12,
+    "batch_size": 6,
+    "learning_rate": 1e-2,
+    "warmup_steps": 2,
+    "save_steps": 4,
+    "threads": 2,
+}
+
+
+def pairs(n: int, seed: int = 0) -> list[list[str]]:
+    """Pairs of texts that share two words; no text comes twice."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(n):
+        a, b, *others = rng.sample(WORDS, 6)
+        rows.append([f"{a} {b} {others[0]} {i}", f"{others[1]} {b} {a} {others[2]} {i}"])
+    return rows
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, weights_folder: Path) -> SentenceTransformer:
+    return SentenceTransformer(write_tiny(tmp_path / "tiny", weights_folder), backend="numpy")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in pairs(40)))
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- what a run does ---------------------------------------------------------------------------
+
+
+def test_a_run_lowers_the_loss_and_leaves_a_model_folder(tiny: SentenceTransformer, data: Path, tmp_path: Path) -> None:
+    before = {name: value.copy() for name, value in tiny.weights.items()}
+    held_out = pairs(20, seed=1)
+    history = train(tiny, data, **{**RUN, "steps": 60}, evaluate=held_out, eval_steps=30, output=tmp_path / "out")
+    assert np.mean(history.losses[-10:]) < 0.8 * np.mean(history.losses[:10])
+    assert [line["step"] for line in history.evaluations] == [0, 30, 60]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    assert [line for line in lines if "loss" in line] == history.steps
+    assert [line for line in lines if "scores" in line] == history.evaluations
+    assert any((value != before[name]).any() for name, value in tiny.weights.items())
+    saved = SentenceTransformer(tmp_path / "out", backend="numpy")
+    texts = [text for pair in held_out for text in pair]
+    np.testing.assert_array_equal(saved.encode(texts), tiny.encode(texts))
+    assert not (tmp_path / "out" / run_folder.CHECKPOINT).exists()
+    card = (tmp_path / "out" / "README.md").read_text()
+    for part in ("60 steps", "pairs.jsonl | 40 | 2", "| learning_rate | 0.01 |", f"{history.losses[-1]:.4f}"):
+        assert part in card
+    scores = history.evaluations[-1]["scores"]
+    embeddings = tiny.encode([pair[0] for pair in held_out]), tiny.encode([pair[1] for pair in held_out])
+    assert scores == pytest.approx(retrieval_scores(*embeddings))
+
+
+def test_the_curves_are_drawn_if_matplotlib_is_there(tiny: SentenceTransformer, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the train extra")
+    train(tiny, data, **RUN, evaluate=pairs(8, seed=1), output=tmp_path / "out")
+    assert (tmp_path / "out" / run_folder.CURVES).read_bytes().startswith(b"\x89PNG")
+    assert f"]({run_folder.CURVES})" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_plain_bert_folder_is_trained_with_mean_pooling(tmp_path: Path, weights_folder: Path) -> None:
+    model = SentenceTransformer(write_plain(tmp_path / "plain", weights_folder), backend="numpy")
+    train(model, pairs(12), **RUN, output=tmp_path / "out")
+    saved = SentenceTransformer(tmp_path / "out", backend="numpy")
+    assert (saved.config.pooling_mode, saved.config.normalize) == ("mean", False)
+    np.testing.assert_array_equal(saved.encode("bread"), model.encode("bread"))
+
+
+def test_the_history_does_not_depend_on_where_the_examples_come_from(
+    tiny: SentenceTransformer, data: Path, tmp_path: Path
+) -> None:
+    from_file = train(tiny, data, **RUN)
+    again = SentenceTransformer(tmp_path / "tiny", backend="numpy")
+    assert train(again, pairs(40), **RUN).losses == from_file.losses
+
+
+def test_mini_batches_give_the_same_losses_also_with_dropout(tmp_path: Path, weights_folder: Path) -> None:
+    folder = write_tiny(tmp_path / "tiny", weights_folder)
+    losses = []
+    for size in (None, 3, 1):
+        model = SentenceTransformer(folder, backend="numpy", dtype="float64")
+        losses.append(train(model, pairs(40), **RUN, dropout=0.3, mini_batch_size=size).losses)
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-12)  # measured: 2e-15
+
+
+def test_an_evaluator_sees_the_weights_of_its_step(tiny: SentenceTransformer) -> None:
+    seen = []
+
+    def evaluator(model: SentenceTransformer) -> float:
+        seen.append(model.weights["encoder.layer.0.output.dense.weight"].copy())
+        return float(len(seen))
+
+    history = train(tiny, pairs(40), **RUN, evaluate=evaluator, eval_steps=6)
+    assert [line["scores"] for line in history.evaluations] == [{"score": 1.0}, {"score": 2.0}, {"score": 3.0}]
+    assert (seen[0] != seen[1]).any() and (seen[1] != seen[2]).any()
+    np.testing.assert_array_equal(seen[2], tiny.weights["encoder.layer.0.output.dense.weight"])
+
+
+def test_retrieval_scores() -> None:
+    positives = np.eye(3)
+    anchors = np.array([[1.0, 0, 0], [0.9, 1.0, 0], [1.0, 0.9, 0.8]])  # ranks 1, 1, 3
+    assert retrieval_scores(anchors, positives) == pytest.approx({"accuracy@1": 2 / 3, "mrr@10": (1 + 1 + 1 / 3) / 3})
+    same = np.ones((3, 3))
+    assert retrieval_scores(same, same) == {"accuracy@1": 1.0, "mrr@10": 1.0}  # equal texts are no mistake
+
+
+# --- a run that ends early ---------------------------------------------------------------------
+
+
+def test_an_interrupted_run_that_is_resumed_ends_with_the_same_bytes(
+    tmp_path: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_tiny(tmp_path / "tiny", weights_folder)
+    options: dict[str, Any] = {**RUN, "evaluate": pairs(9, seed=1), "eval_steps": 5}
+
+    def run(output: Path, **more: Any) -> History:
+        return train(SentenceTransformer(folder, backend="numpy"), pairs(40), output=output, **options, **more)
+
+    expected = run(tmp_path / "whole")
+    for method in ("log", "save", "finish"):
+        original, calls = getattr(run_folder.RunFolder, method), list[int]()
+
+        def stop(self: Any, *arguments: Any, original: Any = original, calls: list[int] = calls) -> None:
+            calls.append(1)
+            if len(calls) in (2, 5, 6, 11):
+                raise KeyboardInterrupt
+            original(self, *arguments)
+
+        monkeypatch.setattr(run_folder.RunFolder, method, stop)
+        output = tmp_path / method
+        for _ in range(6):
+            try:
+                history = run(output, resume=True)
+                break
+            except KeyboardInterrupt:
+                continue
+        monkeypatch.undo()
+        assert len(calls) >= (1 if method == "finish" else 2)
+        assert history == expected
+        assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_killed_at_random_moments_a_run_ends_with_the_same_bytes(
+    tmp_path: Path, weights_folder: Path, data: Path
+) -> None:
+    folder = write_tiny(tmp_path / "tiny", weights_folder)
+    command = [sys.executable, "-m", "minilm_np", "train", str(data), "--model", str(folder), "--evaluate", str(data)]
+    command += ["--steps=200", "--batch-size=8", "--save-steps=3", "--eval-steps=7", "--warmup-steps=5", "--resume"]
+    command += ["--threads=2"]
+    subprocess.run([*command, "-o", str(tmp_path / "whole")], check=True, capture_output=True)
+    log = tmp_path / "killed" / "train.jsonl"
+    rng = random.Random(5)
+    kills = 0
+    while kills < 100:
+        size = log.stat().st_size if log.exists() else 0
+        child = subprocess.Popen(
+            [*command, "-o", str(log.parent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        if rng.random() < 0.8:  # else it is killed while it starts
+            while child.poll() is None and (not log.exists() or log.stat().st_size <= size):
+                time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.4))
+        child.send_signal(signal.SIGKILL)
+        if child.wait() == 0:
+            break
+        kills += 1
+    assert kills >= 5
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_finished_run_that_is_resumed_gives_its_model_and_its_history(tmp_path: Path, weights_folder: Path) -> None:
+    folder = write_tiny(tmp_path / "tiny", weights_folder)
+    first = SentenceTransformer(folder, backend="numpy")
+    history = train(first, pairs(40), **RUN, output=tmp_path / "out")
+    before = contents(tmp_path / "out")
+    again = SentenceTransformer(folder, backend="numpy")
+    assert train(again, pairs(40), **RUN, output=tmp_path / "out", resume=True) == history
+    np.testing.assert_array_equal(again.encode("bread"), first.encode("bread"))
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_loss_that_is_not_a_number_names_step_and_lines_and_keeps_the_checkpoint(
+    tmp_path: Path, weights_folder: Path
+) -> None:
+    params = tiny_params()
+    rows = pairs(40)
+    row = params["embeddings.word_embeddings.weight"]
+    model = SentenceTransformer(write_tiny(tmp_path / "tiny", weights_folder, params), backend="numpy")
+    word = model.tokens("zebra").token_ids[1]
+    row[word] = np.nan
+    model = SentenceTransformer(write_tiny(tmp_path / "tiny", weights_folder, params), backend="numpy")
+    before = model.encode("bread")
+    rows[17][1] = "zebra 17"
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(pair) + "\n" for pair in rows))
+    options: dict[str, Any] = {**RUN, "save_steps": 1, "output": tmp_path / "out"}
+    with pytest.raises(
+        TrainingError, match=r"^step \d+: expected a finite loss, got nan, from pairs.jsonl:18;"
+    ) as error:
+        train(model, data, **options)
+    step = int(str(error.value).split()[1][:-1])
+    np.testing.assert_array_equal(model.encode("bread"), before)
+    if step > 1:
+        assert (tmp_path / "out" / run_folder.CHECKPOINT).exists()
+
+
+def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(
+    tiny: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import safetensors.numpy
+
+    original, calls = safetensors.numpy.save_file, []
+
+    def full(*arguments: Any, **options: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(*arguments, **options)
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        train(tiny, pairs(40), **RUN, output=tmp_path / "out")
+    checkpoint = tmp_path / "out" / run_folder.CHECKPOINT
+    assert error.value.filename == str(checkpoint)
+    folder = run_folder.RunFolder(tmp_path / "out", {})
+    size = sum(value.size for value in tiny.weights.values())
+    assert folder.restore(*(np.zeros(size, np.float32) for _ in range(3))) == 4
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps: expected a whole number of at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size: expected a whole number of at least 1, got 2.5"),
+        ({"warmup_steps": -1}, "warmup_steps: expected a whole number of at least 0, got -1"),
+        ({"learning_rate": float("nan")}, "learning_rate: expected a number from 0 to 1, got nan"),
+        ({"max_grad_norm": -1}, "max_grad_norm: expected a number of at least 0, got -1"),
+        ({"dropout": 1.0}, "dropout: expected a number from 0 to below 1, got 1.0"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
+        ({"max_seq_length": 2}, "max_seq_length: expected a whole number of at least 3, got 2"),
+        ({"resume": True}, "resume: expected an output folder that has a checkpoint, got no output"),
+        ({"mini_batch_size": 0}, "mini_batch_size: expected a whole number of at least 1, got 0"),
+    ],
+)
+def test_a_bad_argument_is_named(tiny: SentenceTransformer, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        train(tiny, pairs(40), **{**RUN, **changes})
+    assert str(error.value) == message
+
+
+def test_a_folder_with_files_is_refused_and_left_as_it_is(tiny: SentenceTransformer, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "notes.txt").write_text("mine")
+    for resume, message in ((False, "a new or empty folder, got"), (True, "resume: expected training.json in")):
+        with pytest.raises(ValueError, match=message):
+            train(tiny, pairs(40), **RUN, output=output, resume=resume)
+    assert contents(output) == {"notes.txt": b"mine"}
+
+
+def test_a_run_is_resumed_only_with_its_own_arguments_data_and_model(
+    tiny: SentenceTransformer, tmp_path: Path, weights_folder: Path
+) -> None:
+    train(tiny, pairs(40), **RUN, output=tmp_path / "out")
+    folder = tmp_path / "tiny"
+    before = contents(tmp_path / "out")
+    for data, changes, message in (
+        (pairs(40), {"batch_size": 7}, r"resume: batch_size: expected 6 as in .*training.json, got 7"),
+        (
+            pairs(40),
+            {"dropout": 0.0},
+            r"resume: dropout: expected \[0.1, 0.1\] as in .*training.json, got \[0.0, 0.0\]",
+        ),
+        (pairs(40, seed=3), {}, "resume: data: expected the data of .*, got a change in examples"),
+    ):
+        model = SentenceTransformer(folder, backend="numpy")
+        with pytest.raises(ValueError, match=message):
+            train(model, data, **{**RUN, **changes}, output=tmp_path / "out", resume=True)
+    other = SentenceTransformer(write_tiny(tmp_path / "other", weights_folder, tiny_params(1)), backend="numpy")
+    with pytest.raises(ValueError, match=r"resume: model: expected the model that the run in .* began with"):
+        train(other, pairs(40), **RUN, output=tmp_path / "out", resume=True)
+    assert contents(tmp_path / "out") == before
+
+
+def test_another_number_of_threads_is_a_warning(tiny: SentenceTransformer, tmp_path: Path) -> None:
+    pytest.importorskip("threadpoolctl", reason="needs the train extra")
+    train(tiny, pairs(40), **RUN, output=tmp_path / "out")
+    model = SentenceTransformer(tmp_path / "tiny", backend="numpy")
+    with pytest.warns(UserWarning, match="resume: threads was 2 and is 1, so bytes may differ"):
+        train(model, pairs(40), **{**RUN, "threads": 1}, output=tmp_path / "out", resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tiny: SentenceTransformer, tmp_path: Path) -> None:
+    train(tiny, pairs(40), **RUN, output=tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    del record["finished"]
+    (tmp_path / "out" / "training.json").write_text(json.dumps(record))
+    (tmp_path / "out" / run_folder.CHECKPOINT).write_bytes(b"123")
+    model = SentenceTransformer(tmp_path / "tiny", backend="numpy")
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors: not a checkpoint of this run: "):
+        train(model, pairs(40), **RUN, output=tmp_path / "out", resume=True)
+
+
+def test_the_command_exits_2_with_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny: SentenceTransformer
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('["a", "b"]\n["a"]\n')
+    base = ["train", "-o", str(tmp_path / "out"), "--model", str(tmp_path / "tiny"), "--steps=1"]
+    for arguments in ([str(bad)], [str(data)], [str(tmp_path / "none.jsonl")], [str(data), "--steps=0"]):
+        assert cli.main([*base, *arguments]) == 2  # the second: a batch of 1024 cannot be filled by 40 pairs
+        captured = capsys.readouterr()
+        assert captured.err.startswith("minilm-np: error: ") and captured.err.count("\n") == 1
+        assert not (tmp_path / "out").exists()
