@@ -20,7 +20,7 @@ from minilm_np.training.parameters import Parameters, blocks, empty_like
 from minilm_np.training.workers import Workers
 
 # A token's intermediate values take 150 KB in float32. Above this number of tokens they are computed twice instead.
-TOKENS_IN_MEMORY = 4096
+TOKENS_IN_MEMORY = 8192
 TOKENS_PER_PART = 1024
 TOKENS_PER_REPEATED_PART = 512
 
@@ -48,7 +48,7 @@ def loss_and_gradients(
         One number for each example, for losses that need them.
     mini_batch_size
         How many texts are kept in memory with all their intermediate values (at least one for each thread). None: all
-        of a batch of up to 4096 tokens, else about 1000 tokens. The loss and the gradients are the same, but for
+        of a batch of up to 8192 tokens, else about 1000 tokens. The loss and the gradients are the same, but for
         rounding: the embeddings are computed first, then the loss, and then each part's forward pass again, with the
         loss's gradient for its embeddings. (Gao et al. 2021, gradient caching.)
 

@@ -209,7 +209,7 @@ def train(
         if folder is not None:
             folder.begin_log(history.steps, history.evaluations)
         before = dict(model.weights)
-        run = _Run(model, tokenizer, batches, loss, scale, adam, w, mini_batch_size, probabilities, seed, batch_size)
+        run = Run(model, tokenizer, batches, loss, scale, adam, w, mini_batch_size, probabilities, seed, batch_size)
 
         def score() -> None:
             if evaluator is None:
@@ -249,7 +249,7 @@ def train(
 
 
 @dataclass
-class _Run:
+class Run:
     """What the steps of a run share."""
 
     model: SentenceTransformer
@@ -350,12 +350,12 @@ def retrieval_scores(anchors: Array, positives: Array) -> dict[str, float]:
     }
 
 
-def _evaluator(evaluate: Any) -> Callable[[_Run], dict[str, float]] | None:
+def _evaluator(evaluate: Any) -> Callable[[Run], dict[str, float]] | None:
     if evaluate is None:
         return None
     if callable(evaluate):
 
-        def call(run: _Run) -> dict[str, float]:
+        def call(run: Run) -> dict[str, float]:
             run.model.replace_weights(run.adam.params)
             scores = evaluate(run.model)
             scores = scores if isinstance(scores, dict) else {"score": scores}
@@ -364,7 +364,7 @@ def _evaluator(evaluate: Any) -> Callable[[_Run], dict[str, float]] | None:
         return call
     pairs = training_data.held_out(evaluate)
 
-    def retrieve(run: _Run) -> dict[str, float]:
+    def retrieve(run: Run) -> dict[str, float]:
         return retrieval_scores(run.embed([pair[0] for pair in pairs]), run.embed([pair[1] for pair in pairs]))
 
     return retrieve
