@@ -1,4 +1,4 @@
-"""Compare the speed of a training step with PyTorch's: `python bench/train.py`.
+"""Compare the speed of a training step with PyTorch's: `python bench/generate/tables.py train [OPTIONS]`.
 
 A step is tokenization, forward, backward, clipping and AdamW of 64 pairs, by MultipleNegativesRankingLoss in float32.
 PyTorch runs sentence-transformers' own model and loss, which pad each column to its longest text. Both have the same
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,21 +95,22 @@ def race(kind: str, pairs: list[list[str]], dropout: float, workers: Workers, ro
     return f"| {kind} | {dropout:g} | {times} | x{ratio:.2f} |"
 
 
-def main() -> str:
+def main(argv: Sequence[str] | None = None) -> tuple[str]:
+    """Return the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=list(LENGTHS), choices=LENGTHS)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     kinds = pairs_by_kind(SentenceTransformer(find_or_fetch().folder, backend="numpy"))
-    lines = [machine(), "", "| texts | dropout | minilm_np, ms | PyTorch, ms | |", "|---|---|---|---|---|"]
+    lines = ["| texts | dropout | minilm_np, ms | PyTorch, ms | speed |", "|---|---|---|---|---|"]
     for kind in arguments.kinds:
         for dropout in (0.0, DROPOUT):
             with Workers(arguments.threads) as workers:
                 lines.append(race(kind, kinds[kind], dropout, workers, arguments.rounds))
-    return "\n".join(lines)
+    return ("\n".join([*lines, "", f"{machine()}, {arguments.threads} threads.", ""]),)
 
 
 if __name__ == "__main__":
-    print(main())
+    print(*main())

@@ -72,12 +72,17 @@ def activate_backward(dy: Array, x: Array, activation: str) -> Array:  # (T, I),
 # --- dense layers and LayerNorm ----------------------------------------------------------------
 
 
+def sum_over_tokens(x: Array) -> Array:  # (T, n) -> (n,)
+    """The sum of the rows, added up in float64: in float32 the error would grow with the number of tokens."""
+    return np.asarray(x.sum(axis=0, dtype=np.float64).astype(x.dtype))
+
+
 def linear_backward(dy: Array, x: Array, dense: Dense) -> tuple[Array, Dense]:
     """Of y = x W^T + b: dx = dy W, dW = dy^T x, db = the sum of dy over tokens.
 
     dy: (T, outputs). x, dx: (T, inputs). dW: (outputs, inputs). db: (outputs,). An activation is a step of its own.
     """
-    return dy @ dense.weight, Dense(dy.T @ x, dy.sum(axis=0))
+    return dy @ dense.weight, Dense(dy.T @ x, sum_over_tokens(dy))
 
 
 def layer_norm_backward(dy: Array, x: Array, norm: LayerNorm, eps: float) -> tuple[Array, LayerNorm]:
@@ -92,7 +97,7 @@ def layer_norm_backward(dy: Array, x: Array, norm: LayerNorm, eps: float) -> tup
     z = centered / deviation
     g = dy * weight
     dx = (g - g.mean(axis=-1, keepdims=True) - z * np.mean(g * z, axis=-1, keepdims=True)) / deviation
-    return np.asarray(dx), ((dy * z).sum(axis=0), dy.sum(axis=0))
+    return np.asarray(dx), (sum_over_tokens(dy * z), sum_over_tokens(dy))
 
 
 def add_layer_norm_backward(

@@ -110,7 +110,7 @@ def test_mini_batches_give_the_same_losses_also_with_dropout(tmp_path: Path, wei
     for size in (None, 3, 1):
         model = SentenceTransformer(folder, backend="numpy", dtype="float64")
         losses.append(train(model, pairs(40), **RUN, dropout=0.3, mini_batch_size=size).losses)
-    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-12)  # measured: 2e-15
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-12)  # measured: 1.1e-15
 
 
 def test_an_evaluator_sees_the_weights_of_its_step(tiny: SentenceTransformer) -> None:
