@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TRAINING = "training needs sentence-transformers itself"
+TRAINING = "minilm_np.training.train trains a model here; the trainer of sentence-transformers is not there"
 OTHER_MODELS = "this package runs BERT sentence encoders only; sentence-transformers has the other kinds of models"
 EXPORT = "this package reads and writes safetensors only; sentence-transformers exports models"
 MODULES = "the model is one piece here, without modules; load a folder with SentenceTransformer(folder)"
