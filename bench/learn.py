@@ -46,7 +46,7 @@ def library_pairs() -> tuple[Pairs, Pairs]:
     """Return (train, held-out) pairs of a docstring's first sentence, and name and arguments; split by module."""
     train_pairs: Pairs = []
     held_out: Pairs = []
-    seen = set()
+    seen: set[str] = set()
     folder = Path(sysconfig.get_path("stdlib"))
     for path in sorted(folder.glob("*.py")) + sorted(folder.glob("[a-z]*/*.py")):
         if {"site-packages", "test", "idlelib", "lib2to3"} & set(path.parts):

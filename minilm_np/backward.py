@@ -15,9 +15,9 @@ H hidden size (384)    D = H / N head size (32)    n neighboring sentences of eq
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from minilm_np.model import Array, Bert
 from minilm_np.ops import Dense, LayerNorm, Tables
 from minilm_np.tape import Tape
 
+TABLES = tuple(f"embeddings.{table}_embeddings.weight" for table in ("word", "token_type", "position"))
 PADDING_ID = 0  # [PAD]; its row of the word table gets no gradient, as with padding_idx=0 in PyTorch
 
 
@@ -59,13 +60,13 @@ ACTIVATIONS: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def activate_backward(dy: Array, x: Array, activation: str) -> Array:  # (T, I), (T, I) -> (T, I)
-    """The activation's gradient, a few rows at a time, so that the temporaries stay in the cache."""
+def activate_backward(dy: Array, x: Array, rule: Callable[[Array, Array], Array]) -> Array:  # (T, I) -> (T, I)
+    """An activation's gradient by one of the functions above, a few rows at a time, which stay in the cache."""
     dx = np.empty_like(dy)
     rows = max(1, 32768 // dy.shape[1])
     for start in range(0, len(dy), rows):
         part = slice(start, start + rows)
-        dx[part] = ACTIVATIONS[activation](dy[part], x[part])
+        dx[part] = rule(dy[part], x[part])
     return dx
 
 
@@ -168,7 +169,7 @@ def attention_backward(
     return dqkv
 
 
-def dropout_backward(dy: Array, mask: Array) -> Array:
+def dropout_backward(dy: Array, x: Array, mask: Array) -> Array:
     """Of y = x mask: dx = dy mask. A mask is 0 with probability p, else 1 / (1 - p). (Srivastava et al. 2014.)"""
     return np.asarray(dy * mask)
 
@@ -203,6 +204,25 @@ def l2_normalize_backward(dy: Array, x: Array) -> Array:  # (B, H), (B, H) -> (B
 # --- the chain rule over the whole model -------------------------------------------------------
 
 
+Rule = Callable[..., Any]
+Choose = Callable[[str, str], Rule]
+RULES: dict[str, Rule] = {
+    "embed": embed_backward,
+    "linear": linear_backward,
+    "add_layer_norm": add_layer_norm_backward,
+    "attention": attention_backward,
+    "pool": pool_backward,
+    "dropout": dropout_backward,
+    "l2_normalize": l2_normalize_backward,
+    **ACTIVATIONS,
+}
+
+
+def right_rule(op: str, module: str) -> Rule:
+    """Return the function of an operation, or of an activation; it is the same in all modules."""
+    return RULES[op]
+
+
 class Recorded(NamedTuple):
     """A forward pass that can be walked back."""
 
@@ -230,58 +250,59 @@ def backward(recorded: Recorded, dembeddings: Array, gradients: dict[str, Array]
     place. The gradient of a key's bias is 0 but for rounding: the softmax does not change if a number is added to all
     scores of a row.
     """
+    if gradients is None:
+        return dict(walk(recorded, dembeddings))
+    word, token_type, position = (gradients[name] for name in TABLES)
+    for name, gradient in walk(recorded, dembeddings, dtables=(word, token_type, position)):
+        if name not in TABLES:  # walk has added to those
+            gradients[name] += gradient
+    return gradients
+
+
+def walk(
+    recorded: Recorded, dembeddings: Array, rule: Choose = right_rule, dtables: Tables | None = None
+) -> Iterator[tuple[str, Array]]:
+    """Yield the name and the gradient of every parameter, from the loss backwards. Arguments as in `backward`.
+
+    dtables: the gradients of the embedding tables, to add to, in place.
+    rule: returns the function to use for an operation in a module, such as ("linear", "encoder.layer.0.output.dense");
+    `minilm_np.crosscheck` makes mistakes with it.
+    """
     calls = recorded.tape.calls
     pending = {id(recorded.embeddings): dembeddings}  # of each value, the sum of the gradients that reached it so far
-    gradients = {} if gradients is None else gradients
-
-    def keep(named: dict[str, Array]) -> None:
-        for name, gradient in named.items():
-            if name in gradients:
-                gradients[name] += gradient
-            else:
-                gradients[name] = gradient
 
     def add(value: Array, gradient: Array) -> None:
         pending[id(value)] = pending[id(value)] + gradient if id(value) in pending else gradient
 
     for number, (op, module, inputs, output) in reversed(list(enumerate(calls))):
         dy = pending.pop(id(output))
-        if op == "l2_normalize":
-            add(inputs[0], l2_normalize_backward(dy, *inputs))
-        elif op == "pool":
-            add(inputs[0], pool_backward(dy, *inputs))
-        elif op == "attention":
-            add(inputs[0], attention_backward(dy, *inputs))
+        if op in ("l2_normalize", "pool", "dropout"):
+            add(inputs[0], rule(op, "")(dy, *inputs))
+        elif op == "attention":  # the call before computed query, key and value
+            add(inputs[0], rule(op, calls[number - 1].module)(dy, *inputs))
         elif op == "add_layer_norm":
-            dx, dresidual, dnorm = add_layer_norm_backward(dy, *inputs)
+            dx, dresidual, dnorm = rule(op, module)(dy, *inputs)
             add(inputs[0], dx)
             add(inputs[1], dresidual)
-            keep({f"{module}.weight": dnorm[0], f"{module}.bias": dnorm[1]})
+            yield from _named(module, dnorm)
         elif op == "linear" and inputs[-1] is not None:  # the call before has the activation's input
             before = calls[number - 1].output
-            add(before, activate_backward(dy, before, inputs[-1]))
+            add(before, activate_backward(dy, before, rule(inputs[-1], module)))
         elif op == "linear":
             x, dense, _ = inputs
-            dx, ddense = linear_backward(dy, x, dense)
+            dx, ddense = rule(op, module)(dy, x, dense)
             add(x, dx)
-            keep(_named_dense(module, ddense))
-        elif op == "dropout":
-            add(inputs[0], dropout_backward(dy, inputs[1]))
+            if module.endswith("attention.self"):  # query, key and value are one layer in model.py
+                parts = (np.split(gradient, 3) for gradient in ddense)
+                for part, *weight_and_bias in zip(("query", "key", "value"), *parts, strict=True):
+                    yield from _named(f"{module}.{part}", weight_and_bias)
+            else:
+                yield from _named(module, ddense)
         else:  # embed
-            names = [f"embeddings.{table}_embeddings.weight" for table in ("word", "token_type", "position")]
-            known = tuple(gradients[name] for name in names if name in gradients)  # all or none
-            dtables, dnorm = embed_backward(dy, *inputs, *([known] if known else []))
-            gradients |= dict(zip(names, dtables, strict=True))
-            keep({"embeddings.LayerNorm.weight": dnorm[0], "embeddings.LayerNorm.bias": dnorm[1]})
-    return gradients
+            summed, dnorm = rule(op, "embeddings")(dy, *inputs, *([] if dtables is None else [dtables]))
+            yield from _named("embeddings.LayerNorm", dnorm)
+            yield from zip(TABLES, summed, strict=True)
 
 
-def _named_dense(module: str, dense: Dense) -> dict[str, Array]:
-    """Return a dense layer's gradients by name; those of query, key and value are one layer in model.py."""
-    if not module.endswith("attention.self"):
-        return {f"{module}.weight": dense.weight, f"{module}.bias": dense.bias}
-    weights, biases = np.split(dense.weight, 3), np.split(dense.bias, 3)
-    named: dict[str, Array] = {}
-    for part, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
-        named |= {f"{module}.{part}.weight": weight, f"{module}.{part}.bias": bias}
-    return named
+def _named(module: str, weight_and_bias: Sequence[Array]) -> Iterator[tuple[str, Array]]:
+    return zip((f"{module}.weight", f"{module}.bias"), weight_and_bias, strict=True)

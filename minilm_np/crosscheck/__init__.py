@@ -10,6 +10,9 @@ causes.py              finds the mistakes that explain a difference
 form.py                recognizes right numbers that were rounded, scaled or transformed
 placement.py           the part that is wrong, where no known mistake explains a difference
 compare.py             the check: `crosscheck`
+gradients.py           the check of gradients; examples.py has its texts, gradient_variant.py the backward pass with any
+                       mistake, gradient_mistakes.py their catalogue, gradient_forms.py what shows in the numbers
+optimizer.py           the check of an optimizer's steps
 report.py              its result as text, JSON and JUnit XML; plot.py draws it
 search_equivalence.py  whether two ports give the same search results on a user's texts
 testing.py             the check as an assertion; plugin.py provides it to pytest

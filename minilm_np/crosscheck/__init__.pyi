@@ -4,6 +4,8 @@ from .compare import crosscheck as crosscheck
 from .compare import probe_batches as probe_batches
 from .compare import probe_texts as probe_texts
 from .compare import stage_texts as stage_texts
+from .examples import gradient_examples as gradient_examples
+from .report import GradientReport as GradientReport
 from .report import Report as Report
 from .search_equivalence import Equivalence as Equivalence
 from .search_equivalence import equivalence as equivalence

@@ -27,6 +27,7 @@ FINAL = "sentence_embedding"
 ALIASES = {"last_hidden_state": "encoder.layer.5.output", "token_embeddings": "encoder.layer.5.output"}
 MAX_NUMBERS = 2**26  # in one value; the largest right one, attention_probs padded to 256 tokens, has 9.4 million
 Encode = Callable[[list[str]], Any]
+GetGradients = Callable[[list[list[str]]], Any]
 GetStages = Callable[[list[str]], Mapping[str, Any]]
 
 
@@ -38,6 +39,8 @@ def crosscheck(
     causes: bool = True,
     tried: Callable[[str], None] | None = None,
     thorough: bool = False,
+    gradients: GetGradients | Any = None,
+    optimizer: Callable[..., Mapping[str, Any]] | None = None,
 ) -> Report:
     """Compare a port of all-MiniLM-L6-v2 with this package's float64 reference.
 
@@ -60,17 +63,41 @@ def crosscheck(
         Called with the name of each mistake that the search tries.
     thorough
         Whether to search for as long as it takes: all mistakes and pairs of mistakes, some minutes.
+    gradients
+        A function from `gradient_examples()`, rows of [anchor, positive], to {parameter: gradient} or to a tuple of the
+        loss and these; or its result. It is called twice. The loss is MultipleNegativesRankingLoss: the mean over
+        anchors of the cross entropy of choosing an anchor's positive among all positives, by 20 times the cosine; in
+        this direction only, and without dropout. The names are those of the checkpoint, with any prefix such as
+        "0.auto_model."; a pooler is ignored. Passed without the arguments above.
+    optimizer
+        A function (parameters, gradients, learning_rates, weight_decay) -> parameters after len(gradients) steps of
+        AdamW, with betas (0.9, 0.999), eps 1e-8, and no decay of biases and LayerNorm; it gets a dict of float64
+        arrays, a list of such dicts, a list of float, and a float. Passed without the arguments above.
 
     Returns
     -------
     Report
-        The errors of all stages given and the causes of a difference. Wrong values do not raise an exception.
+        The errors of all stages given and the causes of a difference. Wrong values do not raise an exception. Of
+        gradients and of an optimizer it is a `GradientReport`, whose stages are parameters.
 
     Raises
     ------
     CannotCompareError
         If the port raises an exception, or returns values that cannot be compared.
     """
+    if gradients is not None or optimizer is not None:
+        given = [value for value in (encode, stages, tokenize, gradients, optimizer) if value is not None]
+        if len(given) > 1:
+            raise CannotCompareError("crosscheck: expected gradients or optimizer alone, got another port with it")
+        # they need this module, and training, which other checks do not need
+        if optimizer is not None:
+            from minilm_np.crosscheck.optimizer import check_optimizer
+
+            return check_optimizer(optimizer, causes=causes)
+        from minilm_np.crosscheck.gradients import CPU_SECONDS as SECONDS
+        from minilm_np.crosscheck.gradients import check_gradients
+
+        return check_gradients(gradients, causes=causes, tried=tried, seconds=math.inf if thorough else SECONDS)
     if encode is None and stages is None and tokenize is None:
         raise CannotCompareError("crosscheck: expected encode, stages or tokenize, got none of them")
     reference = truth()
@@ -84,7 +111,7 @@ def crosscheck(
         results.append(_judge(evidence[-1], reference))
 
     if tokenize is not None:
-        ids = _call("tokenize", tokenize, list(TEXTS))
+        ids = call("tokenize", tokenize, list(TEXTS))
         judge("token_ids", _ids(ids, len(TEXTS)), range(len(TEXTS)), batches())
     if stages is not None:
         for stage, value in _named_stages(stages, reference):
@@ -119,9 +146,10 @@ def stage_texts() -> list[str]:
 # --- check the port's values -------------------------------------------------------------------
 
 
-def _call(name: str, function: Callable[[list[str]], Any], texts: list[str]) -> Any:
+def call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a port. Raises CannotCompareError if it raises an exception."""
     try:
-        return function(texts)
+        return function(*arguments)
     except CannotCompareError:
         raise
     except Exception as error:  # a port may raise anything
@@ -176,7 +204,7 @@ def encode_in_batches(name: str, encode: Encode, texts: Iterable[list[str]]) -> 
     parts: list[Array] = []
     for number, batch in enumerate(texts):
         what = f"{name}, batch {number}"
-        part = numbers(what, _call(what, encode, list(batch)))
+        part = numbers(what, call(what, encode, list(batch)))
         _check_rows(what, part, len(batch))
         if parts and part.shape[1] != parts[0].shape[1]:
             raise CannotCompareError(
@@ -206,7 +234,7 @@ def _ids(value: Any, n: int) -> list[Array]:
 
 def _named_stages(stages: Any, reference: Truth) -> Iterable[tuple[str, Any]]:
     """Return the port's stages under this package's names, in the order of the forward pass."""
-    given = _call("stages", stages, stage_texts()) if callable(stages) else stages
+    given = call("stages", stages, stage_texts()) if callable(stages) else stages
     if not isinstance(given, Mapping) or not given:
         got = "an empty one" if isinstance(given, Mapping) else type(given).__name__
         raise CannotCompareError(f"stages: expected a mapping from stage names to values, got {got}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -165,6 +165,24 @@ class Report:
         return "".join(blocks)
 
 
+@dataclass(frozen=True)
+class GradientReport(Report):
+    """The result of `crosscheck(gradients=...)` or `crosscheck(optimizer=...)`.
+
+    `stages` are the loss, if the port returned it, all parameters from the loss backwards, and "second call": whether
+    a second call with the same examples returned the same. Errors are relative to a parameter's largest gradient.
+    """
+
+    @property
+    def last(self) -> StageResult:
+        """The result with the largest error in tolerances, which `max_error` and `tolerance` describe."""
+        return max(self.stages, key=lambda stage: (stage.max_error / stage.tolerance, not stage.problem))
+
+    def with_causes(self, causes: list[Cause], known: tuple[str, ...] = (), stopped: bool = False) -> GradientReport:
+        """Return the report with these causes, and with what is known if none of them fits."""
+        return replace(self, causes=causes, part="gradients" if known else "", known=known, stopped=stopped)
+
+
 def _share(cause: Cause) -> str:
     return f"{100 * min(cause.explained, 0.9999 if not cause.fits else 1):.2f} %"
 
@@ -180,7 +198,7 @@ def _describe(result: StageResult) -> str:
 def _describe_worst(worst: Worst) -> str:
     token = f", word piece {worst.token}" if worst.token else ""
     text = worst.text if len(worst.text) <= 50 else worst.text[:47] + "..."
-    index = ", ".join(map(str, worst.index))
+    index = f" [{', '.join(map(str, worst.index))}]" if worst.index else ""
     error = abs(worst.found - worst.wanted)
     if worst.found.is_integer() and worst.wanted.is_integer():  # ids of word pieces
         decimals = 0
@@ -188,7 +206,7 @@ def _describe_worst(worst: Worst) -> str:
         decimals = 1 - math.floor(math.log10(error)) if 1e-12 < error < 1 else 2
     found = f"{worst.found:.{decimals}f}" if abs(worst.found) < 1e9 else f"{worst.found:.3g}"
     values = f"expected {worst.wanted:.{decimals}f}, got {found}"
-    return f"{worst.probe} [{index}]{token}: {values}   {text!r}"
+    return f"{worst.probe}{index}{token}: {values}" + (f"   {text!r}" if worst.text else "")
 
 
 def _finite_or_none(x: float) -> float | None:

@@ -6,6 +6,8 @@ import re
 
 from support.paths import REPOSITORY
 
+from minilm_np.crosscheck.gradient_mistakes import GRADIENT_MISTAKES
+from minilm_np.crosscheck.gradients import TOLERANCE
 from minilm_np.crosscheck.mistakes import catalogue
 from minilm_np.crosscheck.truth import TOLERANCE_FACTOR, tolerance
 
@@ -19,6 +21,8 @@ def test_crosscheck_pages_show_the_numbers_of_the_code() -> None:
         and "four times" in page
         and "four times" in (docs / "goldens.md").read_text(encoding="utf-8")
     )
+    assert f"The tolerance is {TOLERANCE:.1e}" in page
+    assert len(GRADIENT_MISTAKES) == 95 and "each of 95 [known" in page
     matrix = matrix.split("<!-- confusion:begin -->")[1]
     made = [row.split(" | ") for row in matrix.splitlines() if re.search(r"\d\.\de[+-]\d\d \|$", row)]
     assert len(made) > 180 and {row[0].removeprefix("| ") for row in made} <= {mistake.name for mistake in catalogue()}
