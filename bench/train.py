@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[str]:
     """Return the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=list(LENGTHS), choices=LENGTHS)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore")
