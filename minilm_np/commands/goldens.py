@@ -6,7 +6,9 @@ import argparse
 
 from minilm_np.commands.common import path_argument
 
-HELP = "Write a golden bundle: reference values of every stage of all-MiniLM-L6-v2, in files that any language can read."
+HELP = (
+    "Write a golden bundle: reference values of every stage of all-MiniLM-L6-v2, in files that any language can read."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 def encode(texts):
     return np.array([[len(text), text.count("a"), 1] for text in texts], np.float32)
 """
+PAIRS = b'["bread and butter", "a loaf"]\n["the moon", "far away"]\n'
 Output = Callable[[], str]
 COMMANDS = {  # the command's name is the first word; W is the model's folder; the other files are those of `folder`
     "similarity": "similarity food meal --digits 3 --model W",
@@ -43,6 +44,11 @@ COMMANDS = {  # the command's name is the first word; W is the model's folder; t
     "evaluate, table": "evaluate STS12 --data . --backend numpy --cache cache --measures",
     "evaluate, port": "evaluate STS12 --data . --encoder port:encode --timeout 5 --model-name any",
     "evaluate, list": "evaluate --list --data .",
+    "train": "train pairs.jsonl --output trained --model W --steps 2 --batch-size 2 --learning-rate 1e-5 "
+    "--warmup-steps 1 --max-seq-length 16 --scale 10 --weight-decay 0.01 --max-grad-norm 2 --adam-beta1 0.8 "
+    "--adam-beta2 0.99 --adam-epsilon 1e-7 --datasets-per-batch 2 --seed 1 --save-steps 1 --dropout 0.2 --mini-batch-size 2 "
+    "--threads 1 --evaluate pairs.jsonl --eval-steps 1",
+    "train, resume": "train pairs.jsonl -o resumed --steps 1 --batch-size 2 --warmup-steps 0 --resume",
     "fetch": "fetch --to W",
     "compile": "compile",
     "info": "info --model W",
@@ -55,7 +61,10 @@ def folder(model: SentenceTransformer, tmp_path_factory: pytest.TempPathFactory)
     np.save(folder / "right.npy", model.encode(probe_texts(), truncation="ignore"))
     np.save(folder / "rows.npy", np.eye(3))
     np.save(folder / "other.npy", np.eye(3)[[0, 0, 2]])
-    return write_files(folder, {"lines.txt": "\n".join(LINES).encode(), "port.py": PORT.encode(), "STS12.tsv": STS_TSV})
+    return write_files(
+        folder,
+        {"lines.txt": "\n".join(LINES).encode(), "port.py": PORT.encode(), "STS12.tsv": STS_TSV, "pairs.jsonl": PAIRS},
+    )
 
 
 @pytest.fixture
@@ -166,3 +175,21 @@ def test_compile_names_the_cpu(run: Callable[..., str]) -> None:
     else:
         out = run("compile")
         assert "CPU" in out and f"vectors of {WIDTH} float32" in out
+
+
+def test_train(run: Callable[..., str], folder: Path) -> None:
+    assert "trained: 2 steps, loss " in run("train")
+    record = json.loads((folder / "trained" / "training.json").read_text())
+    expected = {
+        "steps": 2, "batch_size": 2, "learning_rate": 1e-5, "warmup_steps": 1, "max_seq_length": 16, "scale": 10.0,
+        "weight_decay": 0.01, "max_grad_norm": 2.0, "adam_beta1": 0.8, "adam_beta2": 0.99, "adam_epsilon": 1e-7,
+        "datasets_per_batch": 2, "seed": 1, "dropout": [0.2, 0.2], "mini_batch_size": 2, "evaluate": "pairs.jsonl",
+        "eval_steps": 1, "loss": "default",
+    }  # fmt: skip
+    assert record["arguments"] == expected
+    assert record["environment"]["threads"] == 1
+    assert SentenceTransformer(folder / "trained", backend="numpy").encode("bread").shape == (384,)
+
+
+def test_train_resume(run: Callable[..., str]) -> None:
+    assert run("train, resume") == run("train, resume")  # the second time, the run has ended
