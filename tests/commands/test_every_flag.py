@@ -46,8 +46,8 @@ COMMANDS = {  # the command's name is the first word; W is the model's folder; t
     "evaluate, list": "evaluate --list --data .",
     "train": "train pairs.jsonl --output trained --model W --steps 2 --batch-size 2 --learning-rate 1e-5 "
     "--warmup-steps 1 --max-seq-length 16 --scale 10 --weight-decay 0.01 --max-grad-norm 2 --adam-beta1 0.8 "
-    "--adam-beta2 0.99 --adam-epsilon 1e-7 --datasets-per-batch 2 --seed 1 --save-steps 1 --dropout 0.2 --mini-batch-size 2 "
-    "--threads 1 --evaluate pairs.jsonl --eval-steps 1",
+    "--adam-beta2 0.99 --adam-epsilon 1e-7 --datasets-per-batch 2 --seed 1 --save-steps 1 --dropout 0.2 "
+    "--mini-batch-size 2 --threads 1 --evaluate pairs.jsonl --eval-steps 1",
     "train, resume": "train pairs.jsonl -o resumed --steps 1 --batch-size 2 --warmup-steps 0 --resume",
     "fetch": "fetch --to W",
     "compile": "compile",
