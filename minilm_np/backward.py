@@ -169,7 +169,7 @@ def attention_backward(
     return dqkv
 
 
-def dropout_backward(dy: Array, x: Array, mask: Array) -> Array:
+def dropout_backward(dy: Array, x: Array, mask: Array) -> Array:  # all (T, H)
     """Of y = x mask: dx = dy mask. A mask is 0 with probability p, else 1 / (1 - p). (Srivastava et al. 2014.)"""
     return np.asarray(dy * mask)
 

@@ -162,7 +162,7 @@ def train(
         raise ValueError("resume: expected an output folder that has a checkpoint, got no output")
     if warmup_steps >= steps > 1:
         logger.warning(
-            "warmup_steps: %d steps never reach the learning rate; fewer than steps=%d do", warmup_steps, steps
+            "warmup_steps=%d is not below steps=%d, so the learning rate never reaches its value", warmup_steps, steps
         )
     tokenizer = _tokenizer(model, max_seq_length)
     probabilities = _dropout_probabilities(model, dropout)
