@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import pickle
 import random
 import signal
 import subprocess
@@ -14,10 +15,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from support.tiny import tiny_params, write_plain, write_tiny
 
 from minilm_np import SentenceTransformer, cli
-from minilm_np.training import History, TrainingError, retrieval_scores, run_folder, train
+from minilm_np.training import (
+    AdamW,
+    CoSENTLoss,
+    CosineSimilarityLoss,
+    History,
+    Loss,
+    MultipleNegativesRankingLoss,
+    TrainingError,
+    clip_gradients,
+    learning_rate_at,
+    loss_and_gradients,
+    retrieval_scores,
+    run_folder,
+    train,
+)
+from minilm_np.training.data import load
 
 WORDS = ["bread", "butter", "river", "house", "cat", "dog", "moon", "tree", "road", "lamp", "chair", "green", "fast"]
 RUN: dict[str, Any] = {
@@ -345,3 +362,86 @@ def test_the_command_exits_2_with_one_line(
         captured = capsys.readouterr()
         assert captured.err.startswith("minilm-np: error: ") and captured.err.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+
+# --- the loop, written out ---------------------------------------------------------------------
+
+SYMMETRIC = MultipleNegativesRankingLoss(20.0, ("query_to_doc", "doc_to_query"), "per_direction")
+LONG = "bread butter river house cat dog moon tree road lamp chair"
+POOLER = {"weight": (8, 8), "bias": (8,)}
+EXAMPLES: dict[str, tuple[list[Any], Loss]] = {
+    "pairs": ([[f"{a} {LONG}", b] for a, b in pairs(12)], SYMMETRIC),
+    "triplets": ([[a, b, f"{LONG} {a}"] for a, b in pairs(12)], MultipleNegativesRankingLoss(20.0)),
+    "labels": ([{"texts": pair, "label": i % 5} for i, pair in enumerate(pairs(12))], CoSENTLoss(20.0)),
+}
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_a_run_is_the_loop_that_the_card_describes(kind: str, tmp_path: Path, weights_folder: Path) -> None:
+    rows, loss = EXAMPLES[kind]
+    folder = write_tiny(tmp_path / "tiny", weights_folder)
+    steps, warmup, rate = 6, 2, 1e-2
+    model = SentenceTransformer(folder, backend="numpy", dtype="float64")
+    history = train(
+        model, rows, steps=steps, batch_size=5, learning_rate=rate, warmup_steps=warmup, max_seq_length=7,
+        weight_decay=0.1, max_grad_norm=0.05, adam_beta1=0.8, adam_beta2=0.9, adam_epsilon=1e-3, dropout=0, seed=3,
+    )  # fmt: skip
+
+    expected = SentenceTransformer(folder, backend="numpy", dtype="float64")
+    expected.max_seq_length = 7
+    adam = AdamW(expected.weights, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.1)
+    with load(rows, seed=3) as batches:
+        for step, line in enumerate(history.steps):
+            batch = batches.batch(step, 5)
+            value, gradients = loss_and_gradients(expected, batch.examples, loss=loss, labels=batch.labels)
+            norm, clipped = clip_gradients(gradients, 0.05)
+            assert norm > 0.05  # else clipping is not tested
+            adam.step(clipped, learning_rate_at(step, rate, warmup, steps))
+            expected.replace_weights(adam.params)
+            assert line["loss"] == pytest.approx(value, rel=1e-13)  # measured: 4.4e-16
+            assert line["grad_norm"] == pytest.approx(norm, rel=1e-13)  # measured: 2.2e-16
+    for name, weight in model.weights.items():
+        np.testing.assert_allclose(weight, expected.weights[name], rtol=0, atol=1e-13)  # measured: 5.6e-17
+
+
+def test_each_step_has_its_own_dropout_masks(tiny: SentenceTransformer) -> None:
+    rows = [{"texts": pairs(1)[0], "label": 0.5}]
+    options: dict[str, Any] = {"steps": 3, "batch_size": 1, "learning_rate": 0.0, "loss": CosineSimilarityLoss()}
+    losses = train(tiny, rows, **options, dropout=0.5).losses
+    assert len(set(losses)) == 3  # the same example and parameters
+    assert len(set(train(tiny, rows, **options, dropout=0).losses)) == 1
+    assert train(tiny, rows, **options, dropout=0.5).losses == losses
+    assert train(tiny, rows, **options, dropout=0.5, seed=1).losses != losses
+
+
+def test_after_an_exception_the_model_has_its_old_weights(tiny: SentenceTransformer) -> None:
+    before = tiny.encode("bread")
+
+    def evaluator(model: SentenceTransformer) -> float:
+        if (model.encode("bread") != before).any():
+            raise RuntimeError("stop")
+        return 0.0
+
+    with pytest.raises(RuntimeError, match="stop"):
+        train(tiny, pairs(40), **RUN, evaluate=evaluator, eval_steps=3)
+    np.testing.assert_array_equal(tiny.encode("bread"), before)
+
+
+def test_trained_weights_are_pickled_and_saved(tiny: SentenceTransformer, tmp_path: Path) -> None:
+    train(tiny, pairs(40), **RUN)
+    expected = tiny.encode("bread")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(tiny)).encode("bread"), expected)
+    tiny.save_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(SentenceTransformer(tmp_path / "saved", backend="numpy").encode("bread"), expected)
+
+
+def test_trained_weights_of_a_float16_checkpoint_are_saved_as_float32(tmp_path: Path, weights_folder: Path) -> None:
+    params: Any = {name: value.astype(np.float16) for name, value in tiny_params().items()}
+    params |= {f"pooler.dense.{kind}": np.full(shape, 0.5, np.float16) for kind, shape in POOLER.items()}
+    model = SentenceTransformer(write_tiny(tmp_path / "half", weights_folder, params, dtype="float16"), backend="numpy")
+    train(model, pairs(40), **RUN, output=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert {value.dtype for value in saved.values()} == {np.dtype(np.float32)}
+    assert set(saved) == set(params)
+    assert (saved["pooler.dense.weight"] == 0.5).all()
