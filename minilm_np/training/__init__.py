@@ -11,8 +11,8 @@ Examples
 (384, 384)
 """
 
-from minilm_np.training.data import DataError as DataError
 from minilm_np.training.gradients import loss_and_gradients as loss_and_gradients
+from minilm_np.training.lines import DataError as DataError
 from minilm_np.training.losses import CoSENTLoss as CoSENTLoss
 from minilm_np.training.losses import CosineSimilarityLoss as CosineSimilarityLoss
 from minilm_np.training.losses import Loss as Loss

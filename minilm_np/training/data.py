@@ -1,16 +1,6 @@
 """Training data: files of examples, and the batch of every step as a pure function of seed, step and batch size.
 
-| one line of a file                                  | the example                                                |
-|-----------------------------------------------------|------------------------------------------------------------|
-| ["a", "b"], ["a", "b", "negative", ...]             | the texts                                                  |
-| {"texts": ["a", "b", ...]}                          | the texts                                                  |
-| {"set": ["a", "b", "c", ...]}                       | two different texts of the set                             |
-| {"query": "a", "pos": ["b", ...], "neg": ["c", ...]}| query, one pos, one neg; neg may be missing or empty       |
-| {"text": "a", "label": "x"}                         | the text and another one of its label                      |
-| {"texts": ["a", "b"], "label": 0.8}                 | the texts, with a number for losses that need one          |
-| {"sentence1": "a", "sentence2": "b", "score": 0.8}  | the same                                                   |
-
-The first line of a file decides its form and number of columns. Other keys are ignored.
+lines.py has the forms of a line. The first line of a file decides its form and number of columns.
 """
 
 from __future__ import annotations
@@ -23,7 +13,7 @@ import os
 import tempfile
 import zlib
 from array import array
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path, PureWindowsPath
@@ -33,25 +23,14 @@ import numpy as np
 
 from minilm_np.layout import WeightsError, read_json, shown
 from minilm_np.model import Array
+from minilm_np.training.lines import DataError as DataError
+from minilm_np.training.lines import Row, is_number, parse
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
-FORMS = (  # the keys of each form; the first whose keys are all there is taken
-    ("texts", "label"),
-    ("texts",),
-    ("set",),
-    ("query", "pos"),
-    ("sentence1", "sentence2", "score"),
-    ("text", "label"),
-)
-LIST = "[text, text, ...]"
 MAX_LINE = 2**24  # bytes
 BLOCK = 1024  # steps whose data sets are drawn together
 TRIES = 20  # rows drawn at random for each example of a batch, before all rows are tried in order
 SETS, ORDER, FILL = range(3)  # what random numbers are for: no two purposes share any
-
-
-class DataError(ValueError):
-    """Raised when training data is missing or not valid; the message names the file and the line."""
 
 
 class Batch(NamedTuple):
@@ -62,18 +41,6 @@ class Batch(NamedTuple):
     sources: list[str]  # "FILE:LINE" of each example
 
 
-class _Row(NamedTuple):
-    """One line of a file."""
-
-    form: str
-    columns: list[list[str]]  # for each column the texts to choose from; of {"text", "label"} only the first column
-    label: Any = None
-
-    @property
-    def width(self) -> int:
-        return max(2, len(self.columns))
-
-
 class _DataSet:
     """A file of examples: where its rows start, and the order in which they come."""
 
@@ -81,7 +48,7 @@ class _DataSet:
         """Read the whole file once. name: for sources; place: for errors; unit: "line" or "row"."""
         self.name, self.place, self.unit, self.file = name, place, unit, file
         digest, starts, offset, blank = hashlib.sha256(), array("q"), 0, 0
-        first: _Row | None = None
+        first: Row | None = None
         by_label: dict[Hashable, array[int]] = {}
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
             digest.update(line)
@@ -116,12 +83,12 @@ class _DataSet:
         self.weight = self.rows if weight is None else weight
         self.orders: dict[int, Array] = {}  # of the last two epochs
 
-    def _parse(self, line: bytes, number: int) -> _Row:
+    def _parse(self, line: bytes, number: int) -> Row:
         """Return a line's row, or raise DataError with its number."""
         try:
             if len(line) > MAX_LINE:
                 raise DataError(f"expected at most {MAX_LINE} bytes, got more")
-            return _parse(line)
+            return parse(line)
         except DataError as error:
             raise DataError(f"{self.place}: {self.unit} {number}: {error}") from None
 
@@ -129,7 +96,7 @@ class _DataSet:
         """Return the line of a row, both counted from 0."""
         return row if self.lines is None else int(self.lines[row])
 
-    def read(self, line: int) -> _Row:
+    def read(self, line: int) -> Row:
         """Return the content of a line, counted from 0."""
         offset = int(self.starts[line])
         self.file.seek(offset)
@@ -204,7 +171,7 @@ class Batches:
         ValueError
             If an argument is out of range.
         """
-        step, batch_size = _whole("step", step, 0), _whole("batch_size", batch_size, 1)
+        step, batch_size = whole("step", step, 0), whole("batch_size", batch_size, 1)
         shares = np.full(self._slots, batch_size // self._slots)
         shares[: batch_size % self._slots] += 1
         drawn, chosen = self._draws(step)
@@ -290,7 +257,7 @@ def load(data: Any, *, seed: int, datasets_per_batch: int = 1) -> Batches:
     data
         A file .jsonl or .jsonl.gz; a folder of such files; a list of files; a data_config.json, which is a list of
         {"name": FILE, "weight": NUMBER} with the files next to it; or a sequence of examples. The forms of a line are
-        those of minilm_np.training.data. A .jsonl.gz is unpacked into a temporary file without a name.
+        those of minilm_np.training.lines. A .jsonl.gz is unpacked into a temporary file without a name.
     seed
         From 0 to 2**63 - 1; decides the order of the rows and all that is drawn.
     datasets_per_batch
@@ -305,7 +272,7 @@ def load(data: Any, *, seed: int, datasets_per_batch: int = 1) -> Batches:
     ValueError
         If an argument is out of range.
     """
-    seed, slots = _whole("seed", seed, 0), _whole("datasets_per_batch", datasets_per_batch, 1)
+    seed, slots = whole("seed", seed, 0), whole("datasets_per_batch", datasets_per_batch, 1)
     sets: list[_DataSet] = []
     with ExitStack() as opened:
         try:
@@ -374,7 +341,7 @@ def _files(data: Any) -> list[tuple[str, Path, float | None]]:
         name, weight = PureWindowsPath(item["name"]), item["weight"]  # which knows the separators of all systems
         if name.anchor or ".." in name.parts:
             raise DataError(f"{path}: [{i}].name: expected a file in the folder, got {shown(item['name'])}")
-        if not _is_number(weight) or weight <= 0:
+        if not is_number(weight) or weight <= 0:
             raise DataError(f"{path}: [{i}].weight: expected a number above 0, got {shown(weight)}")
     return [(item["name"], path.parent / item["name"], item["weight"]) for item in config]
 
@@ -442,71 +409,11 @@ def _content(line: bytes, offset: int) -> bytes:
     return line.removeprefix(b"\xef\xbb\xbf") if offset == 0 else line
 
 
-def _parse(line: bytes) -> _Row:
-    """Return the row of a line, or raise DataError without its number."""
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"not valid UTF-8 at byte {error.start + 1}: {error.reason}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not valid JSON: {error}") from None
-    if isinstance(value, list):
-        return _Row(LIST, [[text] for text in _texts("", value, 2)])
-    keys = next((keys for keys in FORMS if isinstance(value, Mapping) and all(key in value for key in keys)), ())
-    form = "{" + ", ".join(f'"{key}": ...' for key in keys) + "}"
-    if keys == ("set",):
-        if len(set(_texts('"set": ', value["set"], 2))) == 1:
-            raise DataError(f'"set": expected two different texts, got {shown(value["set"])}')
-        return _Row(form, [value["set"]] * 2)
-    if keys == ("query", "pos"):
-        columns = [[_text('"query": ', value["query"])], _texts('"pos": ', value["pos"], 1)]
-        negatives = _texts('"neg": ', value.get("neg", []), 0)
-        return _Row(form, [*columns, negatives] if negatives else columns)
-    if keys == ("text", "label"):
-        if not isinstance(value["label"], (str, int)):
-            raise DataError(f'"label": expected a string or a whole number, got {shown(value["label"])}')
-        return _Row(form, [[_text('"text": ', value["text"])]], value["label"])
-    if not keys:
-        known = ", ".join("{" + ", ".join(f'"{key}"' for key in keys) + "}" for keys in FORMS)
-        raise DataError(f"expected {LIST} or an object with the keys {known}, got {shown(value)}")
-    if keys[0] == "texts":
-        texts = _texts('"texts": ', value["texts"], 2)
-    else:
-        texts = [_text(f'"{key}": ', value[key]) for key in keys[:2]]
-    if keys == ("texts",):
-        return _Row(form, [[text] for text in texts])
-    if not _is_number(value[keys[-1]]):
-        raise DataError(f'"{keys[-1]}": expected a finite number, got {shown(value[keys[-1]])}')
-    return _Row(form, [[text] for text in texts], float(value[keys[-1]]))
-
-
-def _texts(name: str, value: Any, least: int) -> list[str]:
-    if not isinstance(value, list) or len(value) < least:
-        raise DataError(f"{name}expected a list of {least} texts or more, got {shown(value)}")
-    return [_text(f"{name}text {i}: ", text) for i, text in enumerate(value, 1)]
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{name}expected a text, not empty, got {shown(value)}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        found = f"\\u{ord(value[error.start]):04x}"
-        raise DataError(f"{name}expected Unicode text, got the lone surrogate {found}") from None
-    return value
-
-
 def _is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike))
 
 
-def _is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a number that float can hold."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300
-
-
-def _whole(name: str, value: Any, least: int) -> int:
+def whole(name: str, value: Any, least: int) -> int:
     """Return an argument as an int."""
     try:
         number = operator.index(value)

@@ -145,12 +145,12 @@ def train(
     2
     """
     for name, value in (("steps", steps), ("batch_size", batch_size), ("save_steps", save_steps)):
-        _check_whole(name, value, 1)
+        training_data.whole(name, value, 1)
     for name, optional in (("mini_batch_size", mini_batch_size), ("eval_steps", eval_steps), ("threads", threads)):
         if optional is not None:
-            _check_whole(name, optional, 1)
-    _check_whole("warmup_steps", warmup_steps, 0)
-    _check_whole("seed", seed, 0)
+            training_data.whole(name, optional, 1)
+    training_data.whole("warmup_steps", warmup_steps, 0)
+    training_data.whole("seed", seed, 0)
     _check_number("learning_rate", learning_rate, 0, 1)
     _check_number("scale", scale, 0, math.inf)
     _check_number("weight_decay", weight_decay, 0, 1)
@@ -381,11 +381,6 @@ def _evaluation_name(evaluate: Any) -> str | None:
 # --- arguments ---------------------------------------------------------------------------------
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-
-
 def _check_number(name: str, value: Any, least: float, most: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
@@ -393,7 +388,7 @@ def _check_number(name: str, value: Any, least: float, most: float) -> None:
 
 
 def _tokenizer(model: SentenceTransformer, max_seq_length: int) -> Tokenizer:
-    _check_whole("max_seq_length", max_seq_length, 3)
+    training_data.whole("max_seq_length", max_seq_length, 3)
     config = model.config
     length = min(max_seq_length, config.max_position_embeddings)
     path = find_layout(model.place.folder).tokenizer

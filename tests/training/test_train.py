@@ -280,16 +280,16 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps: expected a whole number of at least 1, got 0"),
-        ({"batch_size": 2.5}, "batch_size: expected a whole number of at least 1, got 2.5"),
-        ({"warmup_steps": -1}, "warmup_steps: expected a whole number of at least 0, got -1"),
+        ({"steps": 0}, "steps: expected a whole number from 1 to 2**63 - 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size: expected a whole number from 1 to 2**63 - 1, got 2.5"),
+        ({"warmup_steps": -1}, "warmup_steps: expected a whole number from 0 to 2**63 - 1, got -1"),
         ({"learning_rate": float("nan")}, "learning_rate: expected a number from 0 to 1, got nan"),
         ({"max_grad_norm": -1}, "max_grad_norm: expected a number of at least 0, got -1"),
         ({"dropout": 1.0}, "dropout: expected a number from 0 to below 1, got 1.0"),
-        ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
-        ({"max_seq_length": 2}, "max_seq_length: expected a whole number of at least 3, got 2"),
+        ({"seed": -1}, "seed: expected a whole number from 0 to 2**63 - 1, got -1"),
+        ({"max_seq_length": 2}, "max_seq_length: expected a whole number from 3 to 2**63 - 1, got 2"),
         ({"resume": True}, "resume: expected an output folder that has a checkpoint, got no output"),
-        ({"mini_batch_size": 0}, "mini_batch_size: expected a whole number of at least 1, got 0"),
+        ({"mini_batch_size": 0}, "mini_batch_size: expected a whole number from 1 to 2**63 - 1, got 0"),
     ],
 )
 def test_a_bad_argument_is_named(tiny: SentenceTransformer, changes: dict[str, Any], message: str) -> None:
