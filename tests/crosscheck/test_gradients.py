@@ -76,8 +76,9 @@ def test_rounding_of_another_order_raises_no_alarm(model: SentenceTransformer, s
     assert report.ok, report  # measured: 5.9e-6, tolerance 3.6e-5
 
 
-@pytest.mark.parametrize("mistake", GRADIENT_MISTAKES, ids=lambda mistake: mistake.name)
-def test_every_mistake_is_named_first(simulation: Simulation, mistake: GradientMistake) -> None:
+# A quarter of the mistakes, as each takes about two seconds; test_gradients_parity.py makes 57 of them in PyTorch.
+@pytest.mark.parametrize("mistake", GRADIENT_MISTAKES[::4], ids=lambda mistake: mistake.name)
+def test_a_mistake_is_named_first(simulation: Simulation, mistake: GradientMistake) -> None:
     loss, gradients = port(simulation, mistake, apart=mistake.depends_on_batch)
     with_loss = mistake.name.startswith("loss-") or mistake.of_tables
     report = crosscheck(gradients=(loss, gradients) if with_loss else gradients)
