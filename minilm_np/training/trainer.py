@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from minilm_np import ops
+from minilm_np.checkpoint import release_pages
 from minilm_np.layout import find_layout, read_json
 from minilm_np.model import Array, Bert, forward, prepare
 from minilm_np.sentence_transformer import SentenceTransformer
@@ -196,6 +197,7 @@ def train(
             "environment": {"threads": w.count, "dtype": str(model.dtype), "numpy": np.__version__, **blas()},
         }
         adam = AdamW(model.weights, betas=(adam_beta1, adam_beta2), eps=adam_epsilon, weight_decay=weight_decay)
+        release_pages(model.weights)  # 91 MB that are in `adam`, too
         history = History()
         folder = None if output is None else run_folder.open_folder(output, model.place.folder, record, resume)
         if folder is not None and folder.finished():
