@@ -23,7 +23,7 @@ import numpy.typing as npt
 from minilm_np import ops
 from minilm_np.checkpoint import read_options, trained_files
 from minilm_np.encoder import Encoder, as_texts, stacklevel
-from minilm_np.files import in_the_way, move, staging_folder
+from minilm_np.files import in_the_way, move, named, staging_folder
 from minilm_np.layout import OPTIONS, files_to_save, find_layout, read_json
 from minilm_np.long_texts import is_long
 from minilm_np.tokenizer import Text
@@ -715,14 +715,19 @@ class SentenceTransformer(Encoder):
         with staging_folder(folder) as staging:
             for file, source in files.items():
                 part = staging / Path(file).name
-                if isinstance(source, bytes):
-                    part.write_bytes(source)
-                elif isinstance(source, str):
-                    part.write_text(source, encoding="utf-8")
-                else:
-                    shutil.copyfile(source, part)
-                (folder / file).parent.mkdir(exist_ok=True)
-                move(part, folder / file)
+                try:
+                    if isinstance(source, bytes):
+                        part.write_bytes(source)
+                    elif isinstance(source, str):
+                        part.write_text(source, encoding="utf-8")
+                    else:
+                        shutil.copyfile(source, part)
+                    (folder / file).parent.mkdir(exist_ok=True)
+                    move(part, folder / file)
+                except OSError as error:
+                    if error.filename == str(source) and error.filename2 is None:  # the file to copy cannot be read
+                        raise
+                    raise named(error, folder / file) from None
 
     def save(self, path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any) -> None:
         """Call `save_pretrained`; do nothing if path is None, as in sentence-transformers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import pickle
 import subprocess
@@ -294,6 +295,26 @@ def test_failed_save_leaves_the_folder_unchanged(
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["config.json"]
     assert (tmp_path / "config.json").read_text() == "before"
+
+
+def test_an_error_while_a_file_is_copied_names_the_file_of_the_folder_that_it_is_about(
+    model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = str(model.place.folder / "model.safetensors")
+
+    def copy(read: Path, write: Path) -> None:
+        if str(read) == source:
+            raise errors.pop()
+        Path(write).write_bytes(b"")
+
+    monkeypatch.setattr("shutil.copyfile", copy)
+    full = OSError(errno.ENOSPC, "No space left on device", source, None, str(tmp_path / ".minilm-np-1/a"))
+    unreadable = PermissionError(errno.EACCES, "Permission denied", source)
+    errors = [unreadable, full]
+    for named in (str(tmp_path / "model.safetensors"), source):
+        with pytest.raises(OSError) as error:
+            model.save_pretrained(tmp_path)
+        assert (error.value.filename, error.value.filename2) == (named, None)
 
 
 def test_save_stays_in_its_folder_and_keeps_what_is_not_its_own(

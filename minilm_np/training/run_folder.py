@@ -224,6 +224,9 @@ def _plot(history: History, path: Path) -> bool:
         axes[1].set_ylabel("held-out score")
         axes[1].legend()
     axes[-1].set_xlabel("step")
-    with replaced(path) as part:
-        figure.savefig(part, dpi=120, format="png", metadata={"Software": None})
+    try:
+        with replaced(path) as part:
+            figure.savefig(part, dpi=120, format="png", metadata={"Software": None})
+    except OSError as error:
+        raise named(error, path) from None
     return True

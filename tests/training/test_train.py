@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import random
 import signal
@@ -272,6 +273,56 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(
     folder = run_folder.RunFolder(tmp_path / "out", {})
     size = sum(value.size for value in tiny.weights.values())
     assert folder.restore(*(np.zeros(size, np.float32) for _ in range(3))) == 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full, a disk that is full, is a device of Linux")
+def test_a_disk_that_fills_while_the_log_is_written_is_one_line_and_the_run_can_be_resumed(
+    tmp_path: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_tiny(tmp_path / "tiny", weights_folder)
+    train(SentenceTransformer(folder, backend="numpy"), pairs(40), **RUN, output=tmp_path / "whole")
+    log, original, calls = tmp_path / "out" / run_folder.LOG, Path.open, list[int]()
+
+    def full(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == log and arguments == ("a",):
+            calls.append(1)
+            if len(calls) == 6:
+                return original(Path("/dev/full"), *arguments, **options)
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        train(SentenceTransformer(folder, backend="numpy"), pairs(40), **RUN, output=log.parent)
+    assert error.value.filename == str(log)
+    train(SentenceTransformer(folder, backend="numpy"), pairs(40), **RUN, output=log.parent, resume=True)
+    assert contents(log.parent) == contents(tmp_path / "whole")
+
+
+def test_a_disk_that_fills_while_the_model_is_written_is_one_line_and_the_run_can_be_resumed(
+    tmp_path: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_tiny(tmp_path / "tiny", weights_folder)
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    train(SentenceTransformer(folder, backend="numpy"), pairs(40), **RUN, output=whole)
+    original = os.replace
+    written = sorted(contents(whole).keys() - {run_folder.LOG})
+    assert "model.safetensors" in written and "README.md" in written
+    for name in written:
+
+        def full(source: Any, target: Any, name: str = name, **options: Any) -> None:
+            finished = Path(name).name != run_folder.RECORD or b'"finished"' in Path(source).read_bytes()
+            if Path(target) == output / name and finished:
+                raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
+            original(source, target, **options)
+
+        monkeypatch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space left on device") as error:
+            train(SentenceTransformer(folder, backend="numpy"), pairs(40), **RUN, output=output, resume=True)
+        assert (error.value.filename, error.value.filename2) == (str(output / name), None)
+        assert run_folder.CHECKPOINT in contents(output)
+        monkeypatch.undo()
+    train(SentenceTransformer(folder, backend="numpy"), pairs(40), **RUN, output=output, resume=True)
+    assert contents(output) == contents(whole)
 
 
 # --- what is refused ---------------------------------------------------------------------------
