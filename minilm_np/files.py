@@ -73,26 +73,30 @@ def move(part: Path, target: Path) -> None:
 def replaced(path: Path) -> Iterator[Path]:
     """Yield a path to write a file to, then move the file to `path`; if an error is raised, the old file stays.
 
-    A device or a pipe is yielded as it is. The file that a symbolic link points to is replaced, not the link.
+    A device or a pipe is yielded as it is. The file that a symbolic link points to is replaced, not the link. An
+    OSError names `path`, not the temporary file.
     """
-    old = _stat(path)
-    if old and not stat.S_ISREG(old.st_mode):
-        yield path
-        return
-    target = Path(os.path.realpath(path))
-    with staging_folder(target.parent) as folder:
-        part = folder / path.name
-        yield part
-        try:
-            move(part, target)
-        except OSError as error:
-            # A mount point, as of one file in a container, cannot be replaced, nor another user's file in a folder
-            # like /tmp. Their contents can.
-            if not old or error.errno not in (errno.EBUSY, errno.EPERM, errno.EACCES):
-                raise
-            with part.open("rb") as new, target.open("r+b") as file:
-                shutil.copyfileobj(new, file)
-                file.truncate()
+    try:
+        old = _stat(path)
+        if old and not stat.S_ISREG(old.st_mode):
+            yield path
+            return
+        target = Path(os.path.realpath(path))
+        with staging_folder(target.parent) as folder:
+            part = folder / path.name
+            yield part
+            try:
+                move(part, target)
+            except OSError as error:
+                # A mount point, as of one file in a container, cannot be replaced, nor another user's file in a folder
+                # like /tmp. Their contents can.
+                if not old or error.errno not in (errno.EBUSY, errno.EPERM, errno.EACCES):
+                    raise
+                with part.open("rb") as new, target.open("r+b") as file:
+                    shutil.copyfileobj(new, file)
+                    file.truncate()
+    except OSError as error:
+        raise named(error, path) from None
 
 
 def check_writable(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -178,3 +179,21 @@ def test_finds_what_is_in_the_way(tmp_path: Path) -> None:
     assert in_the_way(tmp_path, ["a", "b/c"]) == f"{tmp_path / 'b'}: expected a folder, got a file"
     (tmp_path / "d").mkdir()
     assert in_the_way(tmp_path, ["d"]) == f"{tmp_path / 'd'}: expected a file, got a folder"
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "result.txt"
+    target.write_text("old")
+
+    def full(source: Path, to: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(to))
+
+    with pytest.raises(OSError) as while_written, replaced(target) as part:
+        full(part, part)
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError) as while_moved, replaced(target) as part:
+        part.write_text("new")
+    for error in (while_written.value, while_moved.value):
+        assert (error.errno, error.filename, error.filename2) == (errno.ENOSPC, str(target), None)
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["result.txt"]

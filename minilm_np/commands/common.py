@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from minilm_np.files import check_writable, named, replaced
+from minilm_np.files import check_writable, replaced
 
 if TYPE_CHECKING:
     from minilm_np import SentenceTransformer
@@ -144,12 +144,8 @@ def read_lines(name: str) -> list[str]:
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write the whole file; if `write` fails, the old file stays."""
-    with replaced(path) as part:
-        try:
-            with part.open("wb") as file:
-                write(file)
-        except OSError as error:
-            raise named(error, path) from None
+    with replaced(path) as part, part.open("wb") as file:
+        write(file)
 
 
 def write_text(path: Path, text: str) -> None:

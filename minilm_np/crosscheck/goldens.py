@@ -77,16 +77,19 @@ def write_goldens(folder: Path) -> Path:
     }
     contents["manifest.json"] = _json(_manifest(reference, contents))
     _check_target(folder)  # again: another process may have written there meanwhile
-    with staging_folder(_place(folder)) as temporary:
-        new = temporary / folder.name
-        new.mkdir()
-        for name, content in contents.items():
-            (new / name).write_bytes(content)
-        if folder.exists():  # it may be a mount point, which cannot be replaced
-            for name in contents:  # manifest.json last: without it, this is no bundle
-                (new / name).replace(folder / name)
-        else:
-            new.rename(folder)
+    try:
+        with staging_folder(_place(folder)) as temporary:
+            new = temporary / folder.name
+            new.mkdir()
+            for name, content in contents.items():
+                (new / name).write_bytes(content)
+            if folder.exists():  # it may be a mount point, which cannot be replaced
+                for name in contents:  # manifest.json last: without it, this is no bundle
+                    (new / name).replace(folder / name)
+            else:
+                new.rename(folder)
+    except OSError as error:
+        raise named(error, folder) from None
     return folder
 
 

@@ -143,8 +143,6 @@ class RunFolder:
             with replaced(path) as part:
                 arrays = {"params": params, "means": means, "squares": squares}
                 save_file(arrays, part, metadata={"step": str(step)})
-        except OSError as error:
-            raise named(error, path) from None
         except Exception as error:  # the library's own error for a full disk
             if type(error).__name__ != "SafetensorError":
                 raise
@@ -198,12 +196,8 @@ class RunFolder:
         return "\n" + "\n".join(parts)
 
     def _write(self, name: str, text: str) -> None:
-        path = self.path / name
-        try:
-            with replaced(path) as part:
-                part.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise named(error, path) from None
+        with replaced(self.path / name) as part:
+            part.write_text(text, encoding="utf-8")
 
 
 def _plot(history: History, path: Path) -> bool:
@@ -224,9 +218,6 @@ def _plot(history: History, path: Path) -> bool:
         axes[1].set_ylabel("held-out score")
         axes[1].legend()
     axes[-1].set_xlabel("step")
-    try:
-        with replaced(path) as part:
-            figure.savefig(part, dpi=120, format="png", metadata={"Software": None})
-    except OSError as error:
-        raise named(error, path) from None
+    with replaced(path) as part:
+        figure.savefig(part, dpi=120, format="png", metadata={"Software": None})
     return True
