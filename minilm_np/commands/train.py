@@ -46,7 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mini-batch-size", type=int, metavar="N", help="texts kept in memory (default: by their lengths)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="default: the CPUs that the process may use")
-    parser.add_argument("--evaluate", type=name_argument, metavar="FILE", help="held-out pairs: accuracy@1 and MRR@10")
+    parser.add_argument(
+        "--evaluate",
+        type=name_argument,
+        metavar="FILE",
+        help="held-out examples: accuracy@1 and MRR@10 of finding the second text, accuracy of triplets, or for pairs "
+        "with scores the correlation with them (scores of 0 and 1: classification)",
+    )
     parser.add_argument(
         "--eval-steps", type=int, metavar="N", help="steps between two evaluations (default: first and last only)"
     )

@@ -294,20 +294,27 @@ def load(data: Any, *, seed: int, datasets_per_batch: int = 1) -> Batches:
     return Batches(sets, seed, slots)
 
 
-def held_out(path: Any) -> list[list[str]]:
-    """Return all pairs of a small evaluation file: the first two columns, in the order of the file.
+def held_out(path: Any) -> tuple[list[list[str]], list[float] | None]:
+    """Return the texts of all rows of a small evaluation file in its order, and their scores if they have any.
 
     Where one of several texts is drawn, it is always the same. Rows without two different texts are left out.
 
     Raises
     ------
     DataError
-        As `load` does.
+        As `load` does; if some files have scores and others do not; if no row has two different texts.
     """
     with load(path, seed=0) as batches:
+        if len({data.has_scores for data in batches._sets}) > 1:
+            names = {data.has_scores: data.name for data in batches._sets}
+            raise DataError(f"evaluate: expected scores in all files or in none, got {names[True]} and {names[False]}")
         random = _generator(0, FILL, 0)
         found = [data.example(row, random, set()) for data in batches._sets for row in range(data.rows)]
-    return [example[0][:2] for example in found if example]
+        examples = [example for example in found if example]
+        if not examples:
+            raise DataError(f"evaluate: expected two different texts in a row, got none in {batches._sets[0].name}")
+        scores = [score for _, score in examples] if batches._sets[0].has_scores else None
+    return [texts for texts, _ in examples], scores
 
 
 def _files(data: Any) -> list[tuple[str, Path, float | None]]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from minilm_np import ops
 from minilm_np.checkpoint import release_pages
+from minilm_np.evaluate import BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, TripletEvaluator
 from minilm_np.layout import find_layout, read_json
 from minilm_np.model import Array, Bert, forward, prepare
 from minilm_np.sentence_transformer import SentenceTransformer
@@ -114,9 +116,11 @@ def train(
     seed
         Decides the batches and the dropout masks. A batch is a function of seed and step.
     evaluate
-        Held-out pairs, as a file or a list: accuracy@1 and mrr@10 of finding the second text of each among all second
-        texts. Or a function that takes the model and returns a number or a dict, such as an evaluator. It is called
-        before the first step, after every `eval_steps` steps, and after the last.
+        Held-out examples, as a file or a list: accuracy@1 and mrr@10 of finding the second text of each among all
+        second texts, and TripletEvaluator's accuracy if all have a third text. For pairs with scores:
+        BinaryClassificationEvaluator's metrics if each score is 0 or 1, else EmbeddingSimilarityEvaluator's. Or a
+        function that takes the model and returns a number or a dict, such as an evaluator. It is called before the
+        first step, after every `eval_steps` steps, and after the last.
     output
         A new or empty folder for train.jsonl (a line for each step), training.json (the run's record), a checkpoint
         every `save_steps` steps, and at the end the model, its card and curves.png.
@@ -356,20 +360,28 @@ def _evaluator(evaluate: Any) -> Callable[[Run], dict[str, float]] | None:
     if evaluate is None:
         return None
     if callable(evaluate):
-
-        def call(run: Run) -> dict[str, float]:
-            run.model.replace_weights(run.adam.params)
-            scores = evaluate(run.model)
-            scores = scores if isinstance(scores, dict) else {"score": scores}
-            return {str(name): float(score) for name, score in scores.items()}
-
-        return call
-    pairs = training_data.held_out(evaluate)
+        return partial(_scores_of_model, evaluate)
+    rows, expected = training_data.held_out(evaluate)
+    first, second = [row[0] for row in rows], [row[1] for row in rows]
+    if expected is not None:
+        if set(expected) <= {0, 1}:
+            labels = [int(score) for score in expected]
+            return partial(_scores_of_model, BinaryClassificationEvaluator(first, second, labels))
+        return partial(_scores_of_model, EmbeddingSimilarityEvaluator(first, second, expected))
+    triplets = TripletEvaluator(first, second, [row[2] for row in rows]) if min(map(len, rows)) > 2 else None
 
     def retrieve(run: Run) -> dict[str, float]:
-        return retrieval_scores(run.embed([pair[0] for pair in pairs]), run.embed([pair[1] for pair in pairs]))
+        scores = retrieval_scores(run.embed(first), run.embed(second))
+        return scores | (_scores_of_model(triplets, run) if triplets else {})
 
     return retrieve
+
+
+def _scores_of_model(evaluator: Callable[[SentenceTransformer], Any], run: Run) -> dict[str, float]:
+    run.model.replace_weights(run.adam.params)
+    scores = evaluator(run.model)
+    scores = scores if isinstance(scores, dict) else {"score": scores}
+    return {str(name): float(score) for name, score in scores.items()}
 
 
 def _evaluation_name(evaluate: Any) -> str | None:

@@ -189,10 +189,22 @@ def test_byte_order_mark_crlf_and_blank_lines_at_the_end_are_accepted(tmp_path: 
         assert sorted(batches.batch(0, 2).examples) == [["a", "b"], ["c", "d"]]
 
 
-def test_held_out_pairs_are_the_first_two_columns_in_order(tmp_path: Path) -> None:
-    path = write(tmp_path / "pairs.jsonl", [[*row, "n"] for row in pairs(3)])
-    assert held_out(path) == pairs(3)
-    assert held_out(pairs(4)) == pairs(4)
+def test_held_out_rows_are_in_the_order_of_the_file(tmp_path: Path) -> None:
+    rows = [[*row, "n"] for row in pairs(3)]
+    assert held_out(write(tmp_path / "triplets.jsonl", rows)) == (rows, None)
+    assert held_out(pairs(4)) == (pairs(4), None)
+    scored = [{"sentence1": a, "sentence2": b, "score": i / 2} for i, (a, b) in enumerate(pairs(3))]
+    write(tmp_path / "scored.jsonl", scored)
+    assert held_out(tmp_path / "scored.jsonl") == (pairs(3), [0, 0.5, 1])
+    with pytest.raises(DataError) as error:
+        held_out(tmp_path)
+    expected = "evaluate: expected scores in all files or in none, got scored.jsonl and triplets.jsonl"
+    assert str(error.value) == expected
+    with pytest.raises(DataError) as error:
+        held_out([["a", "a"]])
+    assert str(error.value).startswith("evaluate: expected two different texts in a row, got none in ")
+    labelled = [{"text": text, "label": i // 2} for i, text in enumerate("abcd")]
+    assert held_out(write(tmp_path / "labels.jsonl", labelled))[1] is None
 
 
 # --- errors ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import load_file
 from support.tiny import tiny_params, write_plain, write_tiny
 
-from minilm_np import SentenceTransformer, cli
+from minilm_np import SentenceTransformer, cli, evaluation
 from minilm_np.training import (
     AdamW,
     CoSENTLoss,
@@ -142,6 +142,31 @@ def test_an_evaluator_sees_the_weights_of_its_step(tiny: SentenceTransformer) ->
     assert [line["scores"] for line in history.evaluations] == [{"score": 1.0}, {"score": 2.0}, {"score": 3.0}]
     assert (seen[0] != seen[1]).any() and (seen[1] != seen[2]).any()
     np.testing.assert_array_equal(seen[2], tiny.weights["encoder.layer.0.output.dense.weight"])
+
+
+def test_the_lines_of_the_held_out_file_decide_how_they_are_scored(tiny: SentenceTransformer, tmp_path: Path) -> None:
+    a, b = ([row[column] for row in pairs(12, seed=1)] for column in (0, 1))
+    c = [row[0] for row in pairs(12, seed=2)]
+    path = tmp_path / "held-out.jsonl"
+
+    def scores(lines: list[Any]) -> dict[str, float]:
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        history = train(tiny, pairs(40), **{**RUN, "steps": 2, "warmup_steps": 1}, evaluate=path)
+        found: dict[str, float] = history.evaluations[-1]["scores"]
+        return found
+
+    keys = ("sentence1", "sentence2", "score")
+    graded = [score / 11 for score in range(12)]
+    similarity = scores([dict(zip(keys, row, strict=True)) for row in zip(a, b, graded, strict=True)])
+    assert similarity == evaluation.EmbeddingSimilarityEvaluator(a, b, graded)(tiny)
+    assert set(similarity) == {"pearson_cosine", "spearman_cosine"}
+    binary = [score % 2 for score in range(12)]
+    classified = scores([{"texts": [x, y], "label": label} for x, y, label in zip(a, b, binary, strict=True)])
+    assert classified == evaluation.BinaryClassificationEvaluator(a, b, binary)(tiny)
+    assert {"cosine_accuracy", "cosine_ap"} < set(classified)
+    triplets = scores([list(row) for row in zip(a, b, c, strict=True)])
+    assert set(triplets) == {"accuracy@1", "mrr@10", "cosine_accuracy"}
+    assert triplets["cosine_accuracy"] == evaluation.TripletEvaluator(a, b, c)(tiny)["cosine_accuracy"]
 
 
 def test_retrieval_scores() -> None:
