@@ -302,7 +302,8 @@ def held_out(path: Any) -> tuple[list[list[str]], list[float] | None]:
     Raises
     ------
     DataError
-        As `load` does; if some files have scores and others do not; if no row has two different texts.
+        As `load` does; if some files have scores and others do not; if all scores are equal; if no row has two
+        different texts.
     """
     with load(path, seed=0) as batches:
         if len({data.has_scores for data in batches._sets}) > 1:
@@ -314,6 +315,8 @@ def held_out(path: Any) -> tuple[list[list[str]], list[float] | None]:
         if not examples:
             raise DataError(f"evaluate: expected two different texts in a row, got none in {batches._sets[0].name}")
         scores = [score for _, score in examples] if batches._sets[0].has_scores else None
+    if scores and len(set(scores)) == 1:
+        raise DataError(f"evaluate: expected scores that differ, got {scores[0]:g} in all rows")
     return [texts for texts, _ in examples], scores
 
 

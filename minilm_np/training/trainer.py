@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,8 @@ def train(
         is not finite; the last checkpoint is kept.
     OSError
         If a file cannot be written; the last checkpoint is kept.
+    ImportError
+        If `evaluate` has pairs with scores, and scipy or scikit-learn is not installed.
 
     Examples
     --------
@@ -364,6 +367,11 @@ def _evaluator(evaluate: Any) -> Callable[[Run], dict[str, float]] | None:
     rows, expected = training_data.held_out(evaluate)
     first, second = [row[0] for row in rows], [row[1] for row in rows]
     if expected is not None:
+        for module in ("scipy", "sklearn"):
+            if find_spec(module) is None:
+                raise ImportError(
+                    f"evaluate: {module} is needed for pairs with scores and not installed; install minilm-np[eval]"
+                )
         if set(expected) <= {0, 1}:
             labels = [int(score) for score in expected]
             return partial(_scores_of_model, BinaryClassificationEvaluator(first, second, labels))

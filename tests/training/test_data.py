@@ -203,6 +203,9 @@ def test_held_out_rows_are_in_the_order_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         held_out([["a", "a"]])
     assert str(error.value).startswith("evaluate: expected two different texts in a row, got none in ")
+    with pytest.raises(DataError) as error:
+        held_out(write(tmp_path / "equal.jsonl", [{**line, "score": 0.5} for line in scored]))
+    assert str(error.value) == "evaluate: expected scores that differ, got 0.5 in all rows"
     labelled = [{"text": text, "label": i // 2} for i, text in enumerate("abcd")]
     assert held_out(write(tmp_path / "labels.jsonl", labelled))[1] is None
 

@@ -155,6 +155,11 @@ def test_the_lines_of_the_held_out_file_decide_how_they_are_scored(tiny: Sentenc
         found: dict[str, float] = history.evaluations[-1]["scores"]
         return found
 
+    triplets = scores([list(row) for row in zip(a, b, c, strict=True)])
+    assert set(triplets) == {"accuracy@1", "mrr@10", "cosine_accuracy"}
+    assert triplets["cosine_accuracy"] == evaluation.TripletEvaluator(a, b, c)(tiny)["cosine_accuracy"]
+    for module in ("scipy", "sklearn"):
+        pytest.importorskip(module, reason="needs the eval extra")
     keys = ("sentence1", "sentence2", "score")
     graded = [score / 11 for score in range(12)]
     similarity = scores([dict(zip(keys, row, strict=True)) for row in zip(a, b, graded, strict=True)])
@@ -164,9 +169,20 @@ def test_the_lines_of_the_held_out_file_decide_how_they_are_scored(tiny: Sentenc
     classified = scores([{"texts": [x, y], "label": label} for x, y, label in zip(a, b, binary, strict=True)])
     assert classified == evaluation.BinaryClassificationEvaluator(a, b, binary)(tiny)
     assert {"cosine_accuracy", "cosine_ap"} < set(classified)
-    triplets = scores([list(row) for row in zip(a, b, c, strict=True)])
-    assert set(triplets) == {"accuracy@1", "mrr@10", "cosine_accuracy"}
-    assert triplets["cosine_accuracy"] == evaluation.TripletEvaluator(a, b, c)(tiny)["cosine_accuracy"]
+
+
+def test_scored_pairs_without_scipy_are_refused_before_anything_is_written(
+    tiny: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minilm_np.training.trainer.find_spec", lambda _: None)
+    held_out = tmp_path / "held-out.jsonl"
+    lines = [{"texts": ["a cat", "a dog"], "label": 0.5}, {"texts": ["a cat", "cats"], "label": 0.9}]
+    held_out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ImportError) as error:
+        train(tiny, pairs(40), **RUN, evaluate=held_out, output=tmp_path / "out")
+    expected = "evaluate: scipy is needed for pairs with scores and not installed; install minilm-np[eval]"
+    assert str(error.value) == expected
+    assert not (tmp_path / "out").exists()
 
 
 def test_retrieval_scores() -> None:
