@@ -6,6 +6,7 @@ Tensors. docs/differences.md lists the differences, and tests compare the two li
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from minilm_np import ops
 from minilm_np.checkpoint import read_options, trained_files
 from minilm_np.encoder import Encoder, as_texts, stacklevel
-from minilm_np.files import in_the_way, move, named, staging_folder
+from minilm_np.files import in_the_way, replaced
 from minilm_np.layout import OPTIONS, files_to_save, find_layout, read_json
 from minilm_np.long_texts import is_long
 from minilm_np.tokenizer import Text
@@ -712,22 +713,15 @@ class SentenceTransformer(Encoder):
         problem = in_the_way(folder, files)
         if problem:
             raise ValueError(f"path: {problem}")
-        with staging_folder(folder) as staging:
-            for file, source in files.items():
-                part = staging / Path(file).name
-                try:
-                    if isinstance(source, bytes):
-                        part.write_bytes(source)
-                    elif isinstance(source, str):
-                        part.write_text(source, encoding="utf-8")
-                    else:
-                        shutil.copyfile(source, part)
-                    (folder / file).parent.mkdir(exist_ok=True)
-                    move(part, folder / file)
-                except OSError as error:
-                    if error.filename == str(source) and error.filename2 is None:  # the file to copy cannot be read
-                        raise
-                    raise named(error, folder / file) from None
+        for file, source in files.items():
+            (folder / file).parent.mkdir(exist_ok=True)
+            content = source.encode() if isinstance(source, str) else source
+            with (
+                content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as reader,
+                replaced(folder / file) as part,
+                part.open("wb") as writer,
+            ):
+                shutil.copyfileobj(reader, writer)
 
     def save(self, path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any) -> None:
         """Call `save_pretrained`; do nothing if path is None, as in sentence-transformers."""

@@ -297,24 +297,25 @@ def test_failed_save_leaves_the_folder_unchanged(
     assert (tmp_path / "config.json").read_text() == "before"
 
 
-def test_an_error_while_a_file_is_copied_names_the_file_of_the_folder_that_it_is_about(
-    model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_error_while_a_file_is_copied_names_the_file_that_it_is_about(
+    weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = str(model.place.folder / "model.safetensors")
+    own, new = write_tiny(tmp_path / "own", weights_folder), tmp_path / "new"
+    model = SentenceTransformer(own)
 
-    def copy(read: Path, write: Path) -> None:
-        if str(read) == source:
-            raise errors.pop()
-        Path(write).write_bytes(b"")
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("shutil.copyfile", copy)
-    full = OSError(errno.ENOSPC, "No space left on device", source, None, str(tmp_path / ".minilm-np-1/a"))
-    unreadable = PermissionError(errno.EACCES, "Permission denied", source)
-    errors = [unreadable, full]
-    for named in (str(tmp_path / "model.safetensors"), source):
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfileobj", full)
         with pytest.raises(OSError) as error:
-            model.save_pretrained(tmp_path)
-        assert (error.value.filename, error.value.filename2) == (named, None)
+            model.save_pretrained(new)
+    assert (error.value.errno, Path(error.value.filename).parent) == (errno.ENOSPC, new)
+    absent = own / "absent.json"
+    monkeypatch.setattr("minilm_np.sentence_transformer.files_to_save", lambda *_: {"config.json": absent})
+    with pytest.raises(FileNotFoundError) as missing:
+        model.save_pretrained(new)
+    assert missing.value.filename == str(absent)
 
 
 def test_save_stays_in_its_folder_and_keeps_what_is_not_its_own(

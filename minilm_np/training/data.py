@@ -30,7 +30,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz")
 MAX_LINE = 2**24  # bytes
 BLOCK = 1024  # steps whose data sets are drawn together
 TRIES = 20  # rows drawn at random for each example of a batch, before all rows are tried in order
-SETS, ORDER, FILL = range(3)  # what random numbers are for: no two purposes share any
+SETS, ORDER, FILL = range(3)  # what random numbers are for; each has its own key (seed, purpose)
 
 
 class Batch(NamedTuple):
@@ -113,8 +113,13 @@ class _DataSet:
             yield int(self.orders[epoch][place])
 
     def example(self, row: int, random: np.random.Generator, used: set[Hashable]) -> tuple[list[str], Any] | None:
-        """Return a row's texts and label, without those in `used`; None if there are not enough."""
+        """Return a row's texts and label, without those in `used`; None if there are not enough.
+
+        Texts with a score are compared with each other only, so they may be in `used`, and equal.
+        """
         found = self.read(self.line(row))
+        if self.has_scores:
+            return [text for (text,) in found.columns], found.label
         texts: list[str] = []
         for choices in found.columns:
             free = [text for text in choices if text not in used and text not in texts]
@@ -152,22 +157,32 @@ class Batches:
         return sum(data.rows for data in self._sets)
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return the name, rows, columns, weight, and SHA-256 of the (uncompressed) bytes of each file."""
+        """Return of each file its name, rows, columns, whether they have scores, weight, and the SHA-256 of its bytes.
+
+        Of a .gz it is that of the uncompressed bytes.
+        """
         return [
-            {"file": d.name, "rows": d.rows, "columns": d.columns, "weight": d.weight, "sha256": d.sha256}
-            for d in self._sets
+            {
+                "file": data.name,
+                "rows": data.rows,
+                "columns": data.columns,
+                "has_scores": data.has_scores,
+                "weight": data.weight,
+                "sha256": data.sha256,
+            }
+            for data in self._sets
         ]
 
     def batch(self, step: int, batch_size: int) -> Batch:
         """Return the batch of a step, counted from 0: the same whatever was asked for before.
 
         A batch has no text twice, and no label of {"text", "label"} twice: rows that would bring one are replaced by
-        random rows of the same file.
+        random rows of the same file. Rows with scores are exempt, because their texts are no one's negatives.
 
         Raises
         ------
         DataError
-            If the batch cannot be filled, or if a file has changed since it was loaded.
+            If the batch cannot be filled, or if a file has changed since it was loaded and a line is not valid.
         ValueError
             If an argument is out of range.
         """
@@ -209,8 +224,9 @@ class Batches:
                 batch.labels.append(label)
         if len(batch.examples) < full:
             common = "text or label" if data.by_label else "text"
+            distinct = "" if data.has_scores else f" without a common {common}"
             raise DataError(
-                f"batch_size: a batch of {batch_size} needs {share} examples without a common {common}, "
+                f"batch_size: a batch of {batch_size} needs {share} examples{distinct}, "
                 f"only {len(batch.examples) - full + share} found in {data.place}"
             )
 
@@ -249,7 +265,7 @@ class Batches:
         self.close()
 
 
-def load(data: Any, *, seed: int, datasets_per_batch: int = 1) -> Batches:
+def load(data: Any, *, seed: int, datasets_per_batch: int = 1, name: str = "data") -> Batches:
     """Read training data once, check every line, and return its batches.
 
     Parameters
@@ -264,6 +280,8 @@ def load(data: Any, *, seed: int, datasets_per_batch: int = 1) -> Batches:
         How many data sets a batch is from, in equal shares. They are drawn by weight, with replacement; those after
         the first from those that have as many columns and, like it, labels or none. Without a data_config.json the
         weight is the number of rows.
+    name
+        What errors call the first argument.
 
     Raises
     ------
@@ -282,22 +300,32 @@ def load(data: Any, *, seed: int, datasets_per_batch: int = 1) -> Batches:
                 and not isinstance(data, (str, bytes))
                 and not _is_path(data[0])
             ):
-                file = opened.enter_context(_temporary(_lines(data), "examples"))
-                sets.append(_DataSet("examples", "examples", "row", file, None))
+                place = "examples" if name == "data" else name
+                file = opened.enter_context(_temporary(_lines(data, place), place))
+                sets.append(_DataSet("examples", place, "row", file, None))
             else:
-                for name, path, weight in _files(data):
+                for file_name, path, weight in _files(data, name):
                     file = opened.enter_context(_open(path))
-                    sets.append(_DataSet(name, str(path), "line", file, weight))
+                    sets.append(_DataSet(file_name, str(path), "line", file, weight))
         except OSError as error:
             raise DataError(f"{error.filename or data}: {error.strerror or error}") from None
         opened.pop_all()
     return Batches(sets, seed, slots)
 
 
-def held_out(path: Any) -> tuple[list[list[str]], list[float] | None]:
-    """Return the texts of all rows of a small evaluation file in its order, and their scores if they have any.
+class HeldOut(NamedTuple):
+    """All examples of an evaluation file."""
 
-    Where one of several texts is drawn, it is always the same. Rows without two different texts are left out.
+    rows: list[list[str]]  # the texts of each example, in the order of the file
+    scores: list[float] | None  # one for each example, if the file has them; they are not all equal
+    description: str  # the files' names, numbers of rows, and SHA-256, so that a change is noticed
+
+
+def held_out(data: Any) -> HeldOut:
+    """Return all examples of small evaluation data, in any form that `load` takes.
+
+    Where one of several texts is drawn, it is always the same. Rows without scores and without two different texts are
+    left out.
 
     Raises
     ------
@@ -305,7 +333,7 @@ def held_out(path: Any) -> tuple[list[list[str]], list[float] | None]:
         As `load` does; if some files have scores and others do not; if all scores are equal; if no row has two
         different texts.
     """
-    with load(path, seed=0) as batches:
+    with load(data, seed=0, name="evaluate") as batches:
         if len({data.has_scores for data in batches._sets}) > 1:
             names = {data.has_scores: data.name for data in batches._sets}
             raise DataError(f"evaluate: expected scores in all files or in none, got {names[True]} and {names[False]}")
@@ -315,22 +343,27 @@ def held_out(path: Any) -> tuple[list[list[str]], list[float] | None]:
         if not examples:
             raise DataError(f"evaluate: expected two different texts in a row, got none in {batches._sets[0].name}")
         scores = [score for _, score in examples] if batches._sets[0].has_scores else None
+        files = batches.describe()
+    rows = [texts for texts, _ in examples]
     if scores and len(set(scores)) == 1:
         raise DataError(f"evaluate: expected scores that differ, got {scores[0]:g} in all rows")
-    return [texts for texts, _ in examples], scores
+    if scores and max(map(len, rows)) > 2:
+        raise DataError(f"evaluate: expected two texts for each score, got {max(map(len, rows))}")
+    description = ", ".join(f"{file['file']} ({file['rows']} rows, sha256 {file['sha256'][:16]})" for file in files)
+    return HeldOut(rows, scores, description)
 
 
-def _files(data: Any) -> list[tuple[str, Path, float | None]]:
+def _files(data: Any, argument: str) -> list[tuple[str, Path, float | None]]:
     """Return the name, path and weight of each file."""
     if isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
         if not data:
-            raise DataError("data: expected at least one example or file, got none")
+            raise DataError(f"{argument}: expected at least one example or file, got none")
         for item in data:
             if not _is_path(item):
-                raise DataError(f"data: expected a path after the path {shown(data[0])}, got {shown(item)}")
+                raise DataError(f"{argument}: expected a path after the path {shown(data[0])}, got {shown(item)}")
         return [(Path(item).name, Path(item), None) for item in data]
     if not _is_path(data):
-        raise DataError(f"data: expected a path, a list of paths or examples, got {type(data).__name__}")
+        raise DataError(f"{argument}: expected a path, a list of paths or examples, got {type(data).__name__}")
     path = Path(data)
     if path.is_dir():
         paths = sorted(item for item in path.iterdir() if item.name.endswith(SUFFIXES))
@@ -382,7 +415,7 @@ def _unpacked(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _lines(examples: Sequence[Any]) -> Iterator[bytes]:
+def _lines(examples: Sequence[Any], place: str) -> Iterator[bytes]:
     """Yield examples as lines of JSON."""
 
     def plain(value: Any) -> Any:
@@ -394,14 +427,16 @@ def _lines(examples: Sequence[Any]) -> Iterator[bytes]:
         try:
             yield json.dumps(example, default=plain).encode() + b"\n"
         except (TypeError, ValueError, RecursionError):
-            raise DataError(f"examples: row {number}: expected texts, got {shown(example)}") from None
+            raise DataError(f"{place}: row {number}: expected texts, got {shown(example)}") from None
 
 
 def _temporary(chunks: Iterable[bytes], place: str) -> IO[bytes]:
     """Return a temporary file without a name, with the bytes given."""
-    with ExitStack() as opened:
-        opened.enter_context(suppress(OSError))  # closing a file on a full disk fails again
-        file = opened.enter_context(tempfile.TemporaryFile())
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115, the caller closes it
+    except OSError as error:
+        raise DataError(f"{place}: cannot open a temporary file: {error.strerror or error}") from None
+    try:
         for chunk in chunks:
             try:
                 file.write(chunk)
@@ -410,8 +445,11 @@ def _temporary(chunks: Iterable[bytes], place: str) -> IO[bytes]:
                 folder = tempfile.gettempdir()
                 raise DataError(f"{place}: cannot write a temporary file in {folder}: {error.strerror}") from None
         file.seek(0)
-        opened.pop_all()
-        return file
+    except BaseException:
+        with suppress(OSError):  # closing a file on a full disk fails again
+            file.close()
+        raise
+    return file
 
 
 def _content(line: bytes, offset: int) -> bytes:
@@ -445,6 +483,6 @@ def _generator(seed: int, purpose: int, *place: int) -> np.random.Generator:
 
 
 def _pick(weights: Array, random: Array) -> Array:
-    """Return an index for each random number in [0, 1), by weight."""
+    """Return an index for each random number in [0, 1), by weight. weights: (sets,); random: any shape."""
     total = np.cumsum(weights / weights.max())
     return np.searchsorted(total / total[-1], random, side="right")

@@ -45,7 +45,7 @@ def loss_and_gradients(
     loss
         A loss of minilm_np.training.losses, or any object with its method.
     labels
-        One number for each example, for losses that need them.
+        One number for each example (B,), for losses that need them.
     mini_batch_size
         How many texts are kept in memory with all their intermediate values (at least one for each thread). None: all
         of a batch of up to 8192 tokens, else about 1000 tokens. The loss and the gradients are the same, but for
@@ -56,7 +56,7 @@ def loss_and_gradients(
     -------
     loss, gradients
         The gradients have the names, shapes and dtype of `model.weights`. Those of key biases are 0 but for rounding,
-        because the softmax does not depend on them.
+        because the softmax does not depend on them. If the loss is not finite, all gradients are NaN.
 
     Raises
     ------
@@ -70,9 +70,11 @@ def loss_and_gradients(
     bert = prepare(model.weights, model.config, ops)
     with Workers() as workers:
         gradients = [empty_like(model.weights) for _ in range(workers.count)]
-        wanted = None if labels is None else np.asarray(labels, model.dtype)
+        wanted = None if labels is None else np.asarray(labels, np.float64)
         value = add_gradients(bert, tokens, len(columns), loss, wanted, gradients, workers, mini_batch_size)
         add_up(gradients, workers)
+    if not math.isfinite(value):
+        gradients[0].flat.fill(np.nan)
     return value, gradients[0].views
 
 
@@ -89,9 +91,10 @@ def add_gradients(
 ) -> float:
     """Return the loss of a batch; add each worker's share of the gradients to its own of `gradients`.
 
-    tokens: of all anchors, then of all positives, and so on for each of the columns. Texts are computed in parts, on
-    one worker each, and a part's worker depends only on the number of workers. If the batch is too large for the values
-    of all its texts to stay in memory, the embeddings are computed first and each part's forward pass is repeated.
+    tokens: of all anchors, then of all positives, and so on for each of the columns. labels: (B,), float64. Texts are
+    computed in parts, on one worker each, and a part's worker depends only on the number of workers. If the batch is
+    too large for the values of all its texts to stay in memory, the embeddings are computed first and each part's
+    forward pass is repeated. If the loss is not finite, nothing is added.
     """
     lengths = np.diff(tokens.offsets)
     order = np.argsort(lengths, kind="stable")  # attention computes texts of equal length together
@@ -147,6 +150,8 @@ def _columns(examples: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """Return the texts by column: all anchors, all positives, ..."""
     if not len(examples):
         raise ValueError("examples: expected at least one, got none")
+    if not len(examples[0]):
+        raise ValueError("examples[0]: expected texts, got none")
     for i, row in enumerate(examples):
         if isinstance(row, str) or not isinstance(row, Sequence):
             raise ValueError(f"examples[{i}]: expected a list of texts, got {type(row).__name__}")

@@ -133,7 +133,7 @@ class CosineSimilarityLoss:
         """Return the loss and its gradients. labels: (B,), the similarities wanted."""
         wanted = _check_columns(self, embeddings, 2, labels, exactly=True)
         cosines, cosines_backward = _pairwise_cosines(*embeddings)
-        difference = cosines - wanted
+        difference = cosines - wanted.astype(cosines.dtype)
         return float(np.mean(difference**2)), cosines_backward(2 * difference / len(difference))
 
 
@@ -242,7 +242,10 @@ class MatryoshkaLoss:
 def _check_columns(
     loss: Loss, embeddings: Sequence[Array], least: int, labels: Array | None, *, exactly: bool = False
 ) -> Array:
-    """Return the labels as an array (B,). Raises ValueError if the batch does not have what the loss needs."""
+    """Return the labels as a float64 array (B,), which keeps the order of large ones.
+
+    Raises ValueError if the batch does not have what the loss needs.
+    """
     name = type(loss).__name__
     if len(embeddings) < least or (exactly and len(embeddings) > least):
         expected = f"{least} texts" if exactly else f"{least} texts or more"
@@ -250,10 +253,13 @@ def _check_columns(
     needs_labels = isinstance(loss, CosineSimilarityLoss | CoSENTLoss)
     if not needs_labels:
         return np.zeros(0)
-    wanted = np.asarray([] if labels is None else labels, embeddings[0].dtype)
+    wanted = np.asarray([] if labels is None else labels, np.float64)
     if wanted.shape != (len(embeddings[0]),):
         got = "none" if labels is None else f"shape {wanted.shape}"
         raise ValueError(f"labels: {name} expects one number for each of {len(embeddings[0])} examples, got {got}")
+    if not np.isfinite(wanted).all():
+        row = int(np.flatnonzero(~np.isfinite(wanted))[0])
+        raise ValueError(f"labels[{row}]: {name} expects a finite number, got {wanted[row]}")
     return wanted
 
 

@@ -13,7 +13,7 @@ from minilm_np.training.workers import Workers
 
 
 def learning_rate_at(step: int, learning_rate: float, warmup_steps: int, steps: int) -> float:
-    """Return the learning rate of a step, counted from 0: up from 0 during warm-up, then down to 0 at the last step.
+    """Return the learning rate of a step, counted from 0: up from 0 during warm-up, then down towards 0.
 
     The values are those of transformers' `get_linear_schedule_with_warmup`, whose first step has the rate 0.
     """
@@ -37,7 +37,7 @@ def clip_gradients(gradients: Mapping[str, Array], max_norm: float = 1.0) -> tup
 
 
 def clip_in_place(flat: Array, max_norm: float, workers: Workers) -> float:
-    """Scale a vector of all gradients down as `clip_gradients` does, and return its norm before that."""
+    """Scale a vector (P,) of all gradients down as `clip_gradients` does, and return its norm before that."""
     parts = blocks(flat)
     squares = [0.0] * len(parts)
 
@@ -77,6 +77,11 @@ class AdamW:
         The parameters by name, of one float dtype. Copied; the current ones are in `params`.
     betas, eps, weight_decay
         b1 and b2, eps, and the decay of the parameters for which `has_decay` holds. The model card's run had no decay.
+
+    Raises
+    ------
+    ValueError
+        If b1 or b2 is not from 0 to below 1.
     """
 
     def __init__(
@@ -87,6 +92,9 @@ class AdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
+        for beta in betas:
+            if not 0 <= beta < 1:
+                raise ValueError(f"betas: expected numbers from 0 to below 1, got {beta!r}")
         self.parameters, self.means, self.squares = copy_of(params), empty_like(params), empty_like(params)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.steps = 0  # steps done
@@ -122,7 +130,7 @@ class AdamW:
     def _change(
         self, param: Array, mean: Array, square: Array, gradient: Array, learning_rate: float, decays: bool
     ) -> None:
-        """Change some elements of the parameters and of the running means, in place."""
+        """Change some elements of the parameters and of the running means, in place. All arrays: (n,)."""
         b1, b2 = self.betas
         first, second = 1 - b1**self.steps, 1 - b2**self.steps
         if self.weight_decay and decays:

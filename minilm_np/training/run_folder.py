@@ -102,7 +102,10 @@ class RunFolder:
     # --- log -----------------------------------------------------------------------------------
 
     def lines(self, last_step: int) -> tuple[Lines, Lines]:
-        """Return the log's lines up to a step: those of steps, and those of evaluations."""
+        """Return the log's lines up to a step: those of steps, and those of evaluations.
+
+        Raises ValueError if the line of a step is missing or damaged.
+        """
         steps: Lines = []
         evaluations: Lines = []
         path = self.path / LOG
@@ -113,6 +116,8 @@ class RunFolder:
                 break
             if line["step"] <= last_step:
                 (evaluations if "scores" in line else steps).append(line)
+        if len(steps) != last_step:
+            raise ValueError(f"resume: {path}: expected the lines of {last_step} steps, got {len(steps)}")
         return steps, evaluations
 
     def begin_log(self, steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> None:
@@ -135,7 +140,7 @@ class RunFolder:
     # --- checkpoint ----------------------------------------------------------------------------
 
     def save(self, params: Array, means: Array, squares: Array, step: int) -> None:
-        """Replace the checkpoint by that of a step."""
+        """Replace the checkpoint by that of a step. params, means, squares: (P,), those of AdamW."""
         from safetensors.numpy import save_file
 
         path = self.path / CHECKPOINT
@@ -149,7 +154,7 @@ class RunFolder:
             raise OSError(0, " ".join(str(error).split()), str(path)) from None
 
     def restore(self, params: Array, means: Array, squares: Array) -> int:
-        """Fill the arrays from the checkpoint and return its step, or return 0 if there is none yet."""
+        """Fill the arrays (P,) from the checkpoint and return its step, or return 0 if there is none yet."""
         from safetensors import SafetensorError, safe_open
 
         path = self.path / CHECKPOINT

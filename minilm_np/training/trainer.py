@@ -8,17 +8,17 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minilm_np import ops
 from minilm_np.checkpoint import release_pages
-from minilm_np.evaluate import BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator, TripletEvaluator
+from minilm_np.encoder import cut_by_tokens
+from minilm_np.evaluate import BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator
 from minilm_np.layout import find_layout, read_json
 from minilm_np.model import Array, Bert, forward, prepare
 from minilm_np.sentence_transformer import SentenceTransformer
@@ -31,8 +31,11 @@ from minilm_np.training.losses import Loss, default_loss
 from minilm_np.training.optimizer import AdamW, clip_in_place, learning_rate_at
 from minilm_np.training.parameters import empty_like
 from minilm_np.training.workers import Workers, blas
+from minilm_np.util import pairwise_cos_sim
 
 logger = logging.getLogger(__name__)
+
+ROWS_AT_A_TIME = 1024  # of a matrix of similarities
 
 
 class TrainingError(ValueError):
@@ -118,13 +121,13 @@ def train(
         Decides the batches and the dropout masks. A batch is a function of seed and step.
     evaluate
         Held-out examples, as a file or a list: accuracy@1 and mrr@10 of finding the second text of each among all
-        second texts, and TripletEvaluator's accuracy if all have a third text. For pairs with scores:
-        BinaryClassificationEvaluator's metrics if each score is 0 or 1, else EmbeddingSimilarityEvaluator's. Or a
-        function that takes the model and returns a number or a dict, such as an evaluator. It is called before the
-        first step, after every `eval_steps` steps, and after the last.
+        second texts, and if all have a third text, cosine_accuracy, how often it is less similar than the second. For
+        pairs with scores: BinaryClassificationEvaluator's metrics if each score is 0 or 1, else
+        EmbeddingSimilarityEvaluator's. Or a function that takes the model and returns a number or a dict, such as an
+        evaluator. It is called before the first step, after every `eval_steps` steps, and after the last.
     output
         A new or empty folder for train.jsonl (a line for each step), training.json (the run's record), a checkpoint
-        every `save_steps` steps, and at the end the model, its card and curves.png.
+        every `save_steps` steps, and at the end the model in float32, its card and curves.png.
     resume
         Continue from the checkpoint in `output`. On the same machine with the same number of threads the run ends with
         the same bytes as one that was not interrupted.
@@ -152,31 +155,34 @@ def train(
     >>> len(history.losses)
     2
     """
-    for name, value in (("steps", steps), ("batch_size", batch_size), ("save_steps", save_steps)):
-        training_data.whole(name, value, 1)
-    for name, optional in (("mini_batch_size", mini_batch_size), ("eval_steps", eval_steps), ("threads", threads)):
-        if optional is not None:
-            training_data.whole(name, optional, 1)
-    training_data.whole("warmup_steps", warmup_steps, 0)
-    training_data.whole("seed", seed, 0)
-    _check_number("learning_rate", learning_rate, 0, 1)
-    _check_number("scale", scale, 0, math.inf)
-    _check_number("weight_decay", weight_decay, 0, 1)
-    _check_number("max_grad_norm", max_grad_norm, 0, math.inf)
-    _check_number("adam_beta1", adam_beta1, 0, 1)
-    _check_number("adam_beta2", adam_beta2, 0, 1)
-    _check_number("adam_epsilon", adam_epsilon, 0, 1)
+    whole = training_data.whole
+    steps, batch_size = whole("steps", steps, 1), whole("batch_size", batch_size, 1)
+    save_steps, warmup_steps = whole("save_steps", save_steps, 1), whole("warmup_steps", warmup_steps, 0)
+    mini_batch_size = None if mini_batch_size is None else whole("mini_batch_size", mini_batch_size, 1)
+    eval_steps = None if eval_steps is None else whole("eval_steps", eval_steps, 1)
+    threads = None if threads is None else whole("threads", threads, 1)
+    datasets_per_batch, seed = whole("datasets_per_batch", datasets_per_batch, 1), whole("seed", seed, 0)
+    learning_rate = _number("learning_rate", learning_rate, 0, 1)
+    scale = _number("scale", scale, 0, np.finfo(model.dtype).max)
+    weight_decay = _number("weight_decay", weight_decay, 0, 1)
+    max_grad_norm = _number("max_grad_norm", max_grad_norm, 0, math.inf)
+    adam_beta1 = _number("adam_beta1", adam_beta1, 0, 1, below=True)
+    adam_beta2 = _number("adam_beta2", adam_beta2, 0, 1, below=True)
+    # A parameter without a gradient, such as the row of a word that does not occur, is divided by epsilon alone.
+    adam_epsilon = _number("adam_epsilon", adam_epsilon, float(np.finfo(model.dtype).tiny), 1)
     if resume and output is None:
         raise ValueError("resume: expected an output folder that has a checkpoint, got no output")
-    if warmup_steps >= steps > 1:
+    if warmup_steps >= steps:
         logger.warning(
             "warmup_steps=%d is not below steps=%d, so the learning rate never reaches its value", warmup_steps, steps
         )
     tokenizer = _tokenizer(model, max_seq_length)
     probabilities = _dropout_probabilities(model, dropout)
-    evaluator = _evaluator(evaluate)
+    evaluator, evaluated = _evaluator(evaluate)
     with training_data.load(data, seed=seed, datasets_per_batch=datasets_per_batch) as batches, Workers(threads) as w:
-        batches.batch(0, batch_size)  # so that a batch that cannot be filled fails before anything is written
+        # A batch that cannot be filled and a loss that does not fit fail before anything is written.
+        batches.batch(0, batch_size)
+        _check_loss(loss, scale, batches.describe(), model.config.hidden_size)
         arguments = {
             "steps": steps,
             "batch_size": batch_size,
@@ -184,7 +190,7 @@ def train(
             "warmup_steps": warmup_steps,
             "max_seq_length": tokenizer.max_seq_length,
             "loss": "default" if loss is None else _description(loss),
-            "scale": scale,
+            **({"scale": scale} if loss is None else {}),
             "weight_decay": weight_decay,
             "max_grad_norm": max_grad_norm,
             "adam_beta1": adam_beta1,
@@ -194,7 +200,7 @@ def train(
             "datasets_per_batch": datasets_per_batch,
             "mini_batch_size": mini_batch_size,
             "seed": seed,
-            "evaluate": _evaluation_name(evaluate),
+            "evaluate": evaluated,
             "eval_steps": eval_steps,
         }
         record = {
@@ -239,9 +245,12 @@ def train(
                     history.steps.append(line)
                     if folder:
                         folder.log(line)
-                    if adam.steps == steps or (eval_steps and adam.steps % eval_steps == 0):
+                    is_last = adam.steps == steps
+                    if is_last or adam.steps % save_steps == 0:
+                        run.check_params()
+                    if is_last or (eval_steps and adam.steps % eval_steps == 0):
                         score()
-                    if folder and (adam.steps % save_steps == 0 or adam.steps == steps):
+                    if folder and (is_last or adam.steps % save_steps == 0):
                         folder.save(adam.parameters.flat, adam.means.flat, adam.squares.flat, adam.steps)
                     shown(line["loss"], run.texts / (time.perf_counter() - started))
             model.replace_weights(adam.params)
@@ -289,10 +298,10 @@ class Run:
         texts = [row[column] for column in range(columns) for row in batch.examples]
         self.texts = len(texts)
         tokens, _ = self.tokenizer.pack(texts)
-        labels = None if batch.labels is None else np.asarray(batch.labels, self.model.dtype)
+        labels = None if batch.labels is None else np.asarray(batch.labels, np.float64)
         dropout = Dropout(*self.dropout, self.seed, number) if any(self.dropout) else None
         self.workers.each(lambda _, gradients: gradients.flat.fill(0), self.gradients)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # _raise_for names what is not finite
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is found below
             value = add_gradients(
                 self.bert(),
                 tokens,
@@ -306,11 +315,10 @@ class Run:
             )
             add_up(self.gradients, self.workers)
             norm = clip_in_place(self.gradients[0].flat, max_grad_norm or math.inf, self.workers)
-        if not math.isfinite(value) or not math.isfinite(norm):
-            self._raise_for(
-                number, "loss" if not math.isfinite(value) else "gradient", value, norm, texts, batch.sources
-            )
-        self.adam.step(self.gradients[0].views, rate, self.workers)
+            if not math.isfinite(value) or not math.isfinite(norm):
+                what = "gradient" if math.isfinite(value) else "loss"
+                self._raise_for(number, what, value, norm, texts, batch.sources)
+            self.adam.step(self.gradients[0].views, rate, self.workers)
         return {"step": number + 1, "loss": value, "learning_rate": rate, "grad_norm": norm}
 
     def _raise_for(
@@ -327,12 +335,21 @@ class Run:
             f"step {number + 1}: expected a finite {what}, got {got}, from {shown}; a smaller learning_rate may help"
         )
 
+    def check_params(self) -> None:
+        """Raise TrainingError unless all parameters are finite: the last step may have made them too large."""
+        for name, value in self.adam.params.items():
+            if not np.isfinite(value).all():
+                raise TrainingError(
+                    f"step {self.adam.steps}: expected finite parameters, got others in {name}; "
+                    "a smaller learning_rate may help"
+                )
+
     def embed(self, texts: Sequence[str]) -> Array:
         """Return the embeddings (n, H) of texts with the current parameters, without dropout."""
         bert, tokens = self.bert(), self.tokenizer.pack(list(texts))[0]
         lengths = np.diff(tokens.offsets)
         order = np.argsort(lengths, kind="stable")
-        parts = np.split(order, np.flatnonzero(np.diff(np.cumsum(lengths[order]) // TOKENS_PER_PART)) + 1)
+        parts = np.split(order, cut_by_tokens(lengths[order], TOKENS_PER_PART, self.workers.count))
         embeddings = np.empty((len(texts), bert.config.hidden_size), self.model.dtype)
 
         def compute(_: int, part: Array) -> None:
@@ -351,38 +368,47 @@ def retrieval_scores(anchors: Array, positives: Array) -> dict[str, float]:
     anchors, positives: (n, H). A positive's rank is 1 + the number of positives with a higher similarity; equal texts
     share their rank. (MRR: Craswell 2009; the mean of 1 / rank, or 0 beyond rank 10.)
     """
-    similarities = ops.l2_normalize(anchors) @ ops.l2_normalize(positives).T
-    ranks = 1 + np.sum(similarities > np.diagonal(similarities)[:, None] + 1e-6, axis=1)
+    anchors, positives = ops.l2_normalize(anchors), ops.l2_normalize(positives)
+    own = np.sum(anchors * positives, axis=1)
+    ranks = np.empty(len(anchors), np.int64)
+    for start in range(0, len(anchors), ROWS_AT_A_TIME):
+        rows = slice(start, start + ROWS_AT_A_TIME)
+        # A similarity that is not a number counts as higher, so that a broken model has no good score.
+        ranks[rows] = 1 + np.sum(~(anchors[rows] @ positives.T <= own[rows, None] + 1e-6), axis=1)
     return {
         "accuracy@1": float(np.mean(ranks == 1)),
         "mrr@10": float(np.mean(np.where(ranks <= 10, 1 / ranks, 0))),
     }
 
 
-def _evaluator(evaluate: Any) -> Callable[[Run], dict[str, float]] | None:
+def _evaluator(evaluate: Any) -> tuple[Callable[[Run], dict[str, float]] | None, str | None]:
+    """Return what scores a run, and what the run's record says of it."""
     if evaluate is None:
-        return None
+        return None, None
     if callable(evaluate):
-        return partial(_scores_of_model, evaluate)
-    rows, expected = training_data.held_out(evaluate)
-    first, second = [row[0] for row in rows], [row[1] for row in rows]
-    if expected is not None:
-        for module in ("scipy", "sklearn"):
-            if find_spec(module) is None:
-                raise ImportError(
-                    f"evaluate: {module} is needed for pairs with scores and not installed; install minilm-np[eval]"
-                )
-        if set(expected) <= {0, 1}:
-            labels = [int(score) for score in expected]
-            return partial(_scores_of_model, BinaryClassificationEvaluator(first, second, labels))
-        return partial(_scores_of_model, EmbeddingSimilarityEvaluator(first, second, expected))
-    triplets = TripletEvaluator(first, second, [row[2] for row in rows]) if min(map(len, rows)) > 2 else None
+        return partial(_scores_of_model, evaluate), type(evaluate).__name__
+    rows, expected, description = training_data.held_out(evaluate)
+    first, second, *others = ([row[i] for row in rows] for i in range(min(3, *map(len, rows))))
+    if expected is None:
+        return partial(_scores_of_texts, [first, second, *others]), description
+    for module in ("scipy", "sklearn"):
+        if find_spec(module) is None:
+            raise ImportError(
+                f"evaluate: {module} is needed for pairs with scores and not installed; install minilm-np[eval]"
+            )
+    if set(expected) <= {0, 1}:
+        labels = [int(score) for score in expected]
+        return partial(_scores_of_model, BinaryClassificationEvaluator(first, second, labels)), description
+    return partial(_scores_of_model, EmbeddingSimilarityEvaluator(first, second, expected)), description
 
-    def retrieve(run: Run) -> dict[str, float]:
-        scores = retrieval_scores(run.embed(first), run.embed(second))
-        return scores | (_scores_of_model(triplets, run) if triplets else {})
 
-    return retrieve
+def _scores_of_texts(columns: Sequence[Sequence[str]], run: Run) -> dict[str, float]:
+    anchors, positives, *negatives = (run.embed(column) for column in columns)
+    scores = retrieval_scores(anchors, positives)
+    for column in negatives:
+        is_closer = pairwise_cos_sim(anchors, positives) > pairwise_cos_sim(anchors, column)
+        scores["cosine_accuracy"] = float(np.mean(is_closer))  # TripletEvaluator's name
+    return scores
 
 
 def _scores_of_model(evaluator: Callable[[SentenceTransformer], Any], run: Run) -> dict[str, float]:
@@ -392,21 +418,17 @@ def _scores_of_model(evaluator: Callable[[SentenceTransformer], Any], run: Run) 
     return {str(name): float(score) for name, score in scores.items()}
 
 
-def _evaluation_name(evaluate: Any) -> str | None:
-    if evaluate is None:
-        return None
-    if isinstance(evaluate, str | os.PathLike):
-        return Path(evaluate).name
-    return type(evaluate).__name__ if callable(evaluate) else f"{len(evaluate)} pairs"
-
-
 # --- arguments ---------------------------------------------------------------------------------
 
 
-def _check_number(name: str, value: Any, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+def _number(name: str, value: Any, least: float, most: float, *, below: bool = False) -> float:
+    """Return an argument as a float; with `below`, `most` itself is refused."""
+    is_number = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most or (below and value == most):
+        limits = f"from {least:g} to {'below ' if below else ''}{most:g}"
+        limits = f"of at least {least:g}" if most == math.inf else limits
         raise ValueError(f"{name}: expected a number {limits}, got {value!r}")
+    return float(value)
 
 
 def _tokenizer(model: SentenceTransformer, max_seq_length: int) -> Tokenizer:
@@ -419,20 +441,35 @@ def _tokenizer(model: SentenceTransformer, max_seq_length: int) -> Tokenizer:
 
 def _dropout_probabilities(model: SentenceTransformer, dropout: float | None) -> tuple[float, float]:
     if dropout is not None:
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a number from 0 to below 1, got {dropout!r}")
-        return float(dropout), float(dropout)
+        probability = _number("dropout", dropout, 0, 1, below=True)
+        return probability, probability
     path = find_layout(model.place.folder).transformer / "config.json"
     config = read_json(path)
-    values = [config.get(f"{name}_dropout_prob", 0.1) for name in ("hidden", "attention_probs")]
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise ValueError(f"{path}: dropout_prob: expected a number from 0 to below 1, got {value!r}")
-    return float(values[0]), float(values[1])
+    names = "hidden_dropout_prob", "attention_probs_dropout_prob"
+    hidden, attention_probs = (_number(f"{path}: {name}", config.get(name, 0.1), 0, 1, below=True) for name in names)
+    return hidden, attention_probs
 
 
-def _description(loss: Any) -> str:
-    return repr(loss) if hasattr(loss, "__dataclass_fields__") else type(loss).__name__
+def _check_loss(loss: Any, scale: float, files: Sequence[dict[str, Any]], hidden_size: int) -> None:
+    """Raise ValueError unless the loss takes the examples of all files."""
+    if loss is not None and not hasattr(loss, "value_and_gradients"):
+        raise ValueError(f"loss: expected an object with value_and_gradients, got {type(loss).__name__}")
+    for columns, has_scores in {(file["columns"], file["has_scores"]) for file in files}:
+        embeddings = [np.eye(2, hidden_size, k=column) + 0.1 for column in range(columns)]
+        chosen = loss or default_loss(columns, has_scores, scale)
+        chosen.value_and_gradients(embeddings, np.array([0.0, 1.0]) if has_scores else None)
+
+
+def _description(value: Any) -> str:
+    """Return what the run's record says of a loss: the same in each process, so without addresses."""
+    if is_dataclass(value):
+        settings = (f"{field.name}={_description(getattr(value, field.name))}" for field in fields(value))
+        return f"{type(value).__name__}({', '.join(settings)})"
+    if value is None or isinstance(value, str | int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_description, value))})"
+    return type(value).__name__
 
 
 # --- progress ----------------------------------------------------------------------------------

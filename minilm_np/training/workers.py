@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, TypeVar
 
+import numpy as np
+
 from minilm_np.threads import available_cpus
 
 Item = TypeVar("Item")
@@ -47,10 +49,12 @@ class Workers:
 
     def each(self, function: Callable[[int, Item], Any], items: Sequence[Item]) -> None:
         """Call function(worker, item) for every item: worker w gets the items w, w + count, w + 2 count, ..."""
+        errors = np.geterr()  # of this thread; others begin with NumPy's own
 
         def work(worker: int) -> None:
-            for item in items[worker :: self.count]:
-                function(worker, item)
+            with np.errstate(**errors):
+                for item in items[worker :: self.count]:
+                    function(worker, item)
 
         if self.count == 1:
             work(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import subprocess
@@ -191,11 +192,11 @@ def test_byte_order_mark_crlf_and_blank_lines_at_the_end_are_accepted(tmp_path: 
 
 def test_held_out_rows_are_in_the_order_of_the_file(tmp_path: Path) -> None:
     rows = [[*row, "n"] for row in pairs(3)]
-    assert held_out(write(tmp_path / "triplets.jsonl", rows)) == (rows, None)
-    assert held_out(pairs(4)) == (pairs(4), None)
+    assert held_out(write(tmp_path / "triplets.jsonl", rows))[:2] == (rows, None)
+    assert held_out(pairs(4))[:2] == (pairs(4), None)
     scored = [{"sentence1": a, "sentence2": b, "score": i / 2} for i, (a, b) in enumerate(pairs(3))]
     write(tmp_path / "scored.jsonl", scored)
-    assert held_out(tmp_path / "scored.jsonl") == (pairs(3), [0, 0.5, 1])
+    assert held_out(tmp_path / "scored.jsonl")[:2] == (pairs(3), [0, 0.5, 1])
     with pytest.raises(DataError) as error:
         held_out(tmp_path)
     expected = "evaluate: expected scores in all files or in none, got scored.jsonl and triplets.jsonl"
@@ -208,6 +209,44 @@ def test_held_out_rows_are_in_the_order_of_the_file(tmp_path: Path) -> None:
     assert str(error.value) == "evaluate: expected scores that differ, got 0.5 in all rows"
     labelled = [{"text": text, "label": i // 2} for i, text in enumerate("abcd")]
     assert held_out(write(tmp_path / "labels.jsonl", labelled))[1] is None
+
+
+def test_texts_with_scores_may_come_twice_in_a_batch_and_be_equal(tmp_path: Path) -> None:
+    rows = [["q", "a", 1.0], ["q", "b", 0.0], ["q", "q", 5.0]]
+    scored = [{"sentence1": a, "sentence2": b, "score": score} for a, b, score in rows]
+    with load(scored, seed=1) as batches:
+        batch = batches.batch(0, 3)
+        assert sorted(zip(batch.examples, batch.labels or [], strict=True)) == [
+            (["q", "a"], 1.0),
+            (["q", "b"], 0.0),
+            (["q", "q"], 5.0),
+        ]
+        with pytest.raises(DataError) as error:
+            batches.batch(0, 4)
+    assert str(error.value) == "batch_size: a batch of 4 needs 4 examples, only 3 found in examples"
+    assert held_out(scored)[:2] == ([["q", "a"], ["q", "b"], ["q", "q"]], [1.0, 0.0, 5.0])
+    with pytest.raises(DataError, match="evaluate: expected two texts for each score, got 3"):
+        held_out([{"texts": ["a", "b", "c"], "label": label} for label in (1, 2)])
+
+
+def test_a_temporary_file_that_cannot_be_opened_and_a_file_that_cannot_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pairs.jsonl.gz"
+    path.write_bytes(gzip.compress(b'["a", "b"]\n'))
+
+    def denied(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gzip.open", denied)
+        with pytest.raises(DataError) as error:
+            load(path, seed=1)
+        assert str(error.value) == f"{path}: Permission denied"
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    with pytest.raises(DataError) as error:
+        load([["a", "b"]], seed=1)
+    assert str(error.value) == "examples: cannot open a temporary file: Permission denied"
 
 
 # --- errors ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from support.paths import REPOSITORY
 
 from minilm_np import SentenceTransformer, ops
 from minilm_np.model import prepare
-from minilm_np.training import MultipleNegativesRankingLoss, loss_and_gradients
+from minilm_np.training import AdamW, CoSENTLoss, MultipleNegativesRankingLoss, loss_and_gradients
 from minilm_np.training.dropout import Dropout
 from minilm_np.training.gradients import add_gradients, add_up
 from minilm_np.training.parameters import empty_like
@@ -71,3 +71,24 @@ def test_a_mask_depends_on_its_place_alone() -> None:
         Dropout(0.1, 0.3, seed=1, step=3).mask(5, 1, mask.shape, np.float64),
     ):
         assert np.mean((other == 0) & (mask == 0)) == pytest.approx(0.09, abs=0.01)  # independent
+
+
+def test_a_loss_that_is_not_finite_has_no_finite_gradients(model: SentenceTransformer) -> None:
+    class Broken:
+        def value_and_gradients(self, embeddings: Any, labels: Any = None) -> tuple[float, list[Any]]:
+            return float("nan"), [np.zeros_like(column) for column in embeddings]
+
+    loss, gradients = loss_and_gradients(model, PAIRS, loss=Broken())
+    assert np.isnan(loss) and all(np.isnan(gradient).all() for gradient in gradients.values())
+
+
+def test_bad_labels_and_empty_examples_are_named(model: SentenceTransformer) -> None:
+    with pytest.raises(ValueError) as error:
+        loss_and_gradients(model, PAIRS[:2], loss=CoSENTLoss(), labels=[1.0, np.nan])
+    assert str(error.value) == "labels[1]: CoSENTLoss expects a finite number, got nan"
+    with pytest.raises(ValueError) as error:
+        loss_and_gradients(model, [[], []])
+    assert str(error.value) == "examples[0]: expected texts, got none"
+    with pytest.raises(ValueError) as error:
+        AdamW(model.weights, betas=(0.9, 1.0))
+    assert str(error.value) == "betas: expected numbers from 0 to below 1, got 1.0"

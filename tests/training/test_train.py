@@ -26,8 +26,10 @@ from minilm_np.training import (
     CosineSimilarityLoss,
     History,
     Loss,
+    MatryoshkaLoss,
     MultipleNegativesRankingLoss,
     TrainingError,
+    TripletLoss,
     clip_gradients,
     learning_rate_at,
     loss_and_gradients,
@@ -157,7 +159,8 @@ def test_the_lines_of_the_held_out_file_decide_how_they_are_scored(tiny: Sentenc
 
     triplets = scores([list(row) for row in zip(a, b, c, strict=True)])
     assert set(triplets) == {"accuracy@1", "mrr@10", "cosine_accuracy"}
-    assert triplets["cosine_accuracy"] == evaluation.TripletEvaluator(a, b, c)(tiny)["cosine_accuracy"]
+    of_evaluator = evaluation.TripletEvaluator(a, b, c)(tiny)["cosine_accuracy"]
+    assert triplets["cosine_accuracy"] == pytest.approx(of_evaluator, abs=1e-6)  # it is a float32
     for module in ("scipy", "sklearn"):
         pytest.importorskip(module, reason="needs the eval extra")
     keys = ("sentence1", "sentence2", "score")
@@ -189,6 +192,10 @@ def test_retrieval_scores() -> None:
     positives = np.eye(3)
     anchors = np.array([[1.0, 0, 0], [0.9, 1.0, 0], [1.0, 0.9, 0.8]])  # ranks 1, 1, 3
     assert retrieval_scores(anchors, positives) == pytest.approx({"accuracy@1": 2 / 3, "mrr@10": (1 + 1 + 1 / 3) / 3})
+    many = np.random.default_rng(0).standard_normal((2500, 8))  # several blocks of rows
+    assert retrieval_scores(many, many) == {"accuracy@1": 1.0, "mrr@10": 1.0}
+    assert retrieval_scores(many, many[::-1])["accuracy@1"] == 0
+    assert retrieval_scores(np.full((30, 3), np.nan), np.ones((30, 3))) == {"accuracy@1": 0.0, "mrr@10": 0.0}
     same = np.ones((3, 3))
     assert retrieval_scores(same, same) == {"accuracy@1": 1.0, "mrr@10": 1.0}  # equal texts are no mistake
 
@@ -209,9 +216,13 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_same_bytes(
     for method in ("log", "save", "finish"):
         original, calls = getattr(run_folder.RunFolder, method), list[int]()
 
-        def stop(self: Any, *arguments: Any, original: Any = original, calls: list[int] = calls) -> None:
+        stops = (1,) if method == "finish" else (2, 5, 6, 11)
+
+        def stop(
+            self: Any, *arguments: Any, original: Any = original, calls: list[int] = calls, stops: Any = stops
+        ) -> None:
             calls.append(1)
-            if len(calls) in (2, 5, 6, 11):
+            if len(calls) in stops:
                 raise KeyboardInterrupt
             original(self, *arguments)
 
@@ -224,7 +235,7 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_same_bytes(
             except KeyboardInterrupt:
                 continue
         monkeypatch.undo()
-        assert len(calls) >= (1 if method == "finish" else 2)
+        assert len(calls) >= 2
         assert history == expected
         assert contents(output) == contents(tmp_path / "whole")
 
@@ -276,21 +287,23 @@ def test_a_loss_that_is_not_a_number_names_step_and_lines_and_keeps_the_checkpoi
     row = params["embeddings.word_embeddings.weight"]
     model = SentenceTransformer(write_tiny(tmp_path / "tiny", weights_folder, params), backend="numpy")
     word = model.tokens("zebra").token_ids[1]
-    row[word] = np.nan
+    row[word] = 3e38  # finite, but a sum of two is not
     model = SentenceTransformer(write_tiny(tmp_path / "tiny", weights_folder, params), backend="numpy")
     before = model.encode("bread")
-    rows[17][1] = "zebra 17"
+    with load(rows, seed=42) as batches:  # of the first batch that is drawn after the checkpoint of step 4
+        later = next(source for source in batches.batch(5, 6).sources)
+    line = int(later.split(":")[1])
+    rows[line - 1][1] = "zebra 17"
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(pair) + "\n" for pair in rows))
-    options: dict[str, Any] = {**RUN, "save_steps": 1, "output": tmp_path / "out"}
-    with pytest.raises(
-        TrainingError, match=r"^step \d+: expected a finite loss, got nan, from pairs.jsonl:18;"
-    ) as error:
-        train(model, data, **options)
-    step = int(str(error.value).split()[1][:-1])
+    with pytest.raises(TrainingError) as error:
+        train(model, data, **RUN, output=tmp_path / "out")
+    message = f"step 6: expected a finite loss, got nan, from pairs.jsonl:{line}; a smaller learning_rate may help"
+    assert str(error.value) == message
     np.testing.assert_array_equal(model.encode("bread"), before)
-    if step > 1:
-        assert (tmp_path / "out" / run_folder.CHECKPOINT).exists()
+    size = sum(value.size for value in model.weights.values())
+    checkpoint = run_folder.RunFolder(tmp_path / "out", {})
+    assert checkpoint.restore(*(np.zeros(size, np.float32) for _ in range(3))) == 4
 
 
 def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(
@@ -366,6 +379,85 @@ def test_a_disk_that_fills_while_the_model_is_written_is_one_line_and_the_run_ca
     assert contents(output) == contents(whole)
 
 
+def test_a_last_step_that_destroys_the_parameters_is_not_saved(
+    tiny: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = AdamW.step
+
+    def step(self: AdamW, *arguments: Any) -> None:
+        original(self, *arguments)
+        if self.steps == RUN["steps"]:
+            self.params["embeddings.LayerNorm.weight"][3] = np.inf
+
+    monkeypatch.setattr(AdamW, "step", step)
+    before = tiny.encode("bread")
+    with pytest.raises(TrainingError, match="got others in embeddings"):
+        train(tiny, pairs(40), **RUN, output=tmp_path / "out")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    np.testing.assert_array_equal(tiny.encode("bread"), before)
+
+
+def test_what_is_not_finite_gives_no_warnings_from_threads(tmp_path: Path, weights_folder: Path) -> None:
+    params = tiny_params()
+    params["embeddings.LayerNorm.weight"][:] = 3e38
+    model = SentenceTransformer(write_tiny(tmp_path / "tiny", weights_folder, params), backend="numpy")
+    with pytest.raises(TrainingError, match="expected a finite loss"):  # warnings are errors here
+        train(model, pairs(40), **RUN)
+
+
+def test_numpy_numbers_are_arguments(tiny: SentenceTransformer, tmp_path: Path) -> None:
+    options = {**RUN, "steps": np.int64(4), "batch_size": np.int32(6), "learning_rate": np.float32(1e-2)}
+    assert len(train(tiny, pairs(40), **options, output=tmp_path / "out").steps) == 4
+
+
+def test_the_order_of_large_labels_counts(tiny: SentenceTransformer) -> None:
+    first = 1_700_000_000  # neighbours in float32 are 128 apart
+    rows = [{"texts": pair, "label": first + i} for i, pair in enumerate(pairs(12))]
+    assert min(train(tiny, rows, **{**RUN, "steps": 2, "warmup_steps": 1}).losses) > 0.1
+
+
+def test_the_record_of_a_loss_is_the_same_in_each_process() -> None:
+    from minilm_np.training.trainer import _description
+
+    loss = MatryoshkaLoss(MultipleNegativesRankingLoss(scale=5.0), [4, 2])
+    expected = "MultipleNegativesRankingLoss(scale=5.0, directions=('query_to_doc'), partition_mode='joint')"
+    assert _description(loss) == f"MatryoshkaLoss(loss={expected}, matryoshka_dims=(4, 2), matryoshka_weights=None)"
+    assert _description(MatryoshkaLoss(object(), [4])).startswith("MatryoshkaLoss(loss=object, ")  # type: ignore[arg-type]
+
+
+def test_a_resumed_run_has_the_same_held_out_data_and_a_whole_log(tmp_path: Path, weights_folder: Path) -> None:
+    folder, held_out = write_tiny(tmp_path / "tiny", weights_folder), tmp_path / "held-out.jsonl"
+    log = tmp_path / "out" / run_folder.LOG
+
+    def run() -> History:
+        model = SentenceTransformer(folder, backend="numpy")
+        return train(model, pairs(40), **RUN, evaluate=held_out, output=log.parent, resume=True)
+
+    held_out.write_text('["a cat", "the cat"]\n["a dog", "the dog"]\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder.RunFolder, "finish", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    held_out.write_text('["a cat", "the cat"]\n["a dog", "one dog"]\n')
+    with pytest.raises(ValueError, match=r"^resume: evaluate: expected 'held-out.jsonl \(2 rows, sha256 "):
+        run()
+    held_out.write_text('["a cat", "the cat"]\n["a dog", "the dog"]\n')
+    whole = log.read_text()
+    first, second, *others = whole.splitlines(keepends=True)
+    damaged = "".join([first, second[:9] + "\n", *others])
+    log.write_text(damaged)
+    with pytest.raises(ValueError) as error:
+        run()
+    assert str(error.value) == f"resume: {log}: expected the lines of 12 steps, got 0"
+    assert log.read_text() == damaged
+    log.write_text(whole)
+    assert len(run().steps) == 12
+
+
+def raise_interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 # --- what is refused ---------------------------------------------------------------------------
 
 
@@ -378,16 +470,28 @@ def test_a_disk_that_fills_while_the_model_is_written_is_one_line_and_the_run_ca
         ({"learning_rate": float("nan")}, "learning_rate: expected a number from 0 to 1, got nan"),
         ({"max_grad_norm": -1}, "max_grad_norm: expected a number of at least 0, got -1"),
         ({"dropout": 1.0}, "dropout: expected a number from 0 to below 1, got 1.0"),
+        ({"adam_beta1": 1.0}, "adam_beta1: expected a number from 0 to below 1, got 1.0"),
+        ({"adam_beta2": 1}, "adam_beta2: expected a number from 0 to below 1, got 1"),
+        ({"adam_epsilon": 0}, "adam_epsilon: expected a number from 1.17549e-38 to 1, got 0"),
+        ({"scale": float("inf")}, "scale: expected a number from 0 to 3.40282e+38, got inf"),
+        ({"loss": "mnrl"}, "loss: expected an object with value_and_gradients, got str"),
+        ({"loss": TripletLoss()}, "examples: TripletLoss expects 3 texts in each, got 2"),
+        ({"evaluate": []}, "evaluate: expected at least one example or file, got none"),
+        ({"evaluate": [["a", 5]]}, "evaluate: row 1: text 2: expected a text, not empty, got 5"),
         ({"seed": -1}, "seed: expected a whole number from 0 to 2**63 - 1, got -1"),
         ({"max_seq_length": 2}, "max_seq_length: expected a whole number from 3 to 2**63 - 1, got 2"),
         ({"resume": True}, "resume: expected an output folder that has a checkpoint, got no output"),
         ({"mini_batch_size": 0}, "mini_batch_size: expected a whole number from 1 to 2**63 - 1, got 0"),
     ],
 )
-def test_a_bad_argument_is_named(tiny: SentenceTransformer, changes: dict[str, Any], message: str) -> None:
+def test_a_bad_argument_is_named_before_anything_is_written(
+    tiny: SentenceTransformer, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    output = {} if "resume" in changes else {"output": tmp_path / "out"}
     with pytest.raises(ValueError) as error:
-        train(tiny, pairs(40), **{**RUN, **changes})
+        train(tiny, pairs(40), **{**RUN, **changes, **output})
     assert str(error.value) == message
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_files_is_refused_and_left_as_it_is(tiny: SentenceTransformer, tmp_path: Path) -> None:
