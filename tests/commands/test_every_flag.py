@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sys
@@ -183,9 +184,11 @@ def test_train(run: Callable[..., str], folder: Path) -> None:
     expected = {
         "steps": 2, "batch_size": 2, "learning_rate": 1e-5, "warmup_steps": 1, "max_seq_length": 16, "scale": 10.0,
         "weight_decay": 0.01, "max_grad_norm": 2.0, "adam_beta1": 0.8, "adam_beta2": 0.99, "adam_epsilon": 1e-7,
-        "datasets_per_batch": 2, "seed": 1, "dropout": [0.2, 0.2], "mini_batch_size": 2, "evaluate": "pairs.jsonl",
+        "datasets_per_batch": 2, "seed": 1, "dropout": [0.2, 0.2], "mini_batch_size": 2,
         "eval_steps": 1, "loss": "default",
     }  # fmt: skip
+    digest = hashlib.sha256((folder / "pairs.jsonl").read_bytes()).hexdigest()[:16]
+    expected["evaluate"] = f"pairs.jsonl (2 rows, sha256 {digest})"
     assert record["arguments"] == expected
     assert record["environment"]["threads"] == 1
     assert SentenceTransformer(folder / "trained", backend="numpy").encode("bread").shape == (384,)
