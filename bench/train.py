@@ -41,7 +41,7 @@ def pairs_by_kind(model: SentenceTransformer) -> dict[str, list[list[str]]]:
 
 
 def ours(pairs: list[list[str]], length: int, dropout: float, workers: Workers) -> Step:
-    model = SentenceTransformer(find_or_fetch().folder, backend="numpy")
+    model = SentenceTransformer(find_or_fetch().folder)
     model.max_seq_length = length
     batches = data.load(pairs, seed=0)
     loss = MultipleNegativesRankingLoss()

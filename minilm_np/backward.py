@@ -218,11 +218,6 @@ RULES: dict[str, Rule] = {
 }
 
 
-def right_rule(op: str, module: str) -> Rule:
-    """Return the function of an operation, or of an activation; it is the same in all modules."""
-    return RULES[op]
-
-
 class Recorded(NamedTuple):
     """A forward pass that can be walked back."""
 
@@ -235,9 +230,10 @@ def forward(bert: Bert, token_ids: Array, token_type_ids: Array, offsets: Array,
 
     tape: a new tape of `bert` that does more than recording, such as dropout.
 
-    Raises TypeError if the model is prepared for another op set than ops.py, whose weights have another layout.
+    The model's op set is ops.py or another with the same layout of weights; else TypeError is raised. `backward` uses
+    the op set's own `<op>_backward` where it has one.
     """
-    if bert.ops is not ops:
+    if bert.ops.prepare_dense is not ops.prepare_dense:
         raise TypeError(f"bert: expected a model prepared with minilm_np.ops, got {getattr(bert.ops, '__name__', '?')}")
     tape = tape or Tape(bert)
     return Recorded(model.forward(bert._replace(ops=tape), token_ids, token_type_ids, offsets), tape)
@@ -260,15 +256,16 @@ def backward(recorded: Recorded, dembeddings: Array, gradients: dict[str, Array]
 
 
 def walk(
-    recorded: Recorded, dembeddings: Array, rule: Choose = right_rule, dtables: Tables | None = None
+    recorded: Recorded, dembeddings: Array, rule: Choose | None = None, dtables: Tables | None = None
 ) -> Iterator[tuple[str, Array]]:
     """Yield the name and the gradient of every parameter, from the loss backwards. Arguments as in `backward`.
 
     dtables: the gradients of the embedding tables, to add to, in place.
     rule: returns the function to use for an operation in a module, such as ("linear", "encoder.layer.0.output.dense");
-    `minilm_np.crosscheck` makes mistakes with it.
+    `minilm_np.crosscheck` makes mistakes with it. None: those of the op set, or of this file.
     """
-    calls = recorded.tape.calls
+    calls, op_set = recorded.tape.calls, recorded.tape.op_set
+    rule = rule or (lambda op, _: getattr(op_set, f"{op}_backward", RULES[op]))
     pending = {id(recorded.embeddings): dembeddings}  # of each value, the sum of the gradients that reached it so far
 
     def add(value: Array, gradient: Array) -> None:

@@ -31,17 +31,17 @@ class Tape:
     """The op set of `bert`, with every call recorded in `calls`, in order.
 
     Outputs have the same bits as without the tape. `linear` with an activation is recorded twice, first without the
-    activation, because op sets fuse the two and overwrite the activation's input. Only ops.py has the activation alone;
-    with another op set the product is computed twice, too.
+    activation, because op sets fuse the two and overwrite the activation's input. An op set that has no `activate`
+    computes the product twice, too.
     """
 
     def __init__(self, bert: Bert):
         self.calls: list[Call] = []
-        self._ops = bert.ops
+        self.op_set = bert.ops
         self._modules = {id(weights): name for name, weights in bert.weights.items()}
 
     def _record(self, op: str, *inputs: Any) -> Any:
-        return self._keep(op, getattr(self._ops, op)(*inputs), *inputs)
+        return self._keep(op, getattr(self.op_set, op)(*inputs), *inputs)
 
     def _keep(self, op: str, output: Any, *inputs: Any) -> Any:
         module = next((self._modules[id(value)] for value in inputs if id(value) in self._modules), "")
@@ -49,7 +49,7 @@ class Tape:
         return output
 
     def prepare_dense(self, weight: Array, bias: Array, /) -> Any:
-        return self._ops.prepare_dense(weight, bias)
+        return self.op_set.prepare_dense(weight, bias)
 
     def embed(self, ids: Array, types: Array, positions: Array, tables: Any, norm: Any, eps: float, /) -> Any:
         return self._record("embed", ids, types, positions, tables, norm, eps)
@@ -58,9 +58,10 @@ class Tape:
         if activation is None:
             return self._record("linear", x, dense, None)
         before = self._record("linear", x, dense, None)
-        if self._ops is not ops:
+        activate = getattr(self.op_set, "activate", None)
+        if activate is None:
             return self._record("linear", x, dense, activation)
-        return self._keep("linear", ops.activate(before.copy(), activation), x, dense, activation)
+        return self._keep("linear", activate(before.copy(), activation), x, dense, activation)
 
     def add_layer_norm(self, x: Array, residual: Array, norm: Any, eps: float, /) -> Any:
         return self._record("add_layer_norm", x, residual, norm, eps)
@@ -69,7 +70,7 @@ class Tape:
         return self._record("attention", qkv, offsets, num_heads)
 
     def attention_probs(self, qkv: Array, offsets: Array, num_heads: int, /) -> list[Array]:
-        return self._ops.attention_probs(qkv, offsets, num_heads)  # only for observers; not recorded
+        return self.op_set.attention_probs(qkv, offsets, num_heads)  # only for observers; not recorded
 
     def pool(self, hidden_states: Array, offsets: Array, mode: str, /) -> Any:
         return self._record("pool", hidden_states, offsets, mode)

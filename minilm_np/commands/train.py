@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     from minilm_np.training import train
 
     name = [] if arguments.model is None else [arguments.model]
-    model = SentenceTransformer(*name, backend="numpy")
+    model = SentenceTransformer(*name)
     options = {name: value for name, value in vars(arguments).items() if name in (train.__kwdefaults__ or {})}
     data = arguments.data[0] if len(arguments.data) == 1 else arguments.data
     history = train(model, data, steps=arguments.steps, show_progress_bar=sys.stderr.isatty(), **options)

@@ -344,9 +344,8 @@ def exp2(x):
 
 
 @inline
-def gelu(x):
-    """Return x * Phi(x), with the formula and the coefficients of ops.gelu. Phi is the normal distribution function."""
-    magnitude = minimum(fabs(x), splat(np.float32(13)))  # Phi(-13) = 6e-39; the argument of exp2 stays above -126
+def normal_tail(magnitude):
+    """Return Phi(-a) and exp(-a^2 / 2) for 0 <= a <= 13, with the formula and the coefficients of ops.gelu."""
     t = div(splat(np.float32(1)), fma(magnitude, splat(np.float32(TAIL_SCALE)), splat(np.float32(1))))
     p = splat(np.float32(TAIL_COEFFICIENTS[0]))
     p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[1])))
@@ -356,8 +355,16 @@ def gelu(x):
     p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[5])))
     p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[6])))
     p = fma(p, t, splat(np.float32(TAIL_COEFFICIENTS[7])))
-    half_square = mul(mul(magnitude, splat(np.float32(-0.5 / math.log(2)))), magnitude)  # exp2 of it is exp(-x^2 / 2)
-    tail = mul(mul(p, t), exp2(half_square))  # Phi(-|x|)
+    half_square = mul(mul(magnitude, splat(np.float32(-0.5 / math.log(2)))), magnitude)  # exp2 of it is exp(-a^2 / 2)
+    exponential = exp2(half_square)
+    return mul(mul(p, t), exponential), exponential
+
+
+@inline
+def gelu(x):
+    """Return x * Phi(x). Phi is the normal distribution function."""
+    magnitude = minimum(fabs(x), splat(np.float32(13)))  # Phi(-13) = 6e-39; the argument of exp2 stays above -126
+    tail, _ = normal_tail(magnitude)
     return sub(maximum(x, splat(np.float32(0))), mul(magnitude, tail))
 
 

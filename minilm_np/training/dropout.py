@@ -28,25 +28,29 @@ class Dropout:
     seed: int
     step: int
 
-    def mask(self, sentence: int, place: int, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return a mask: 0 with probability p, else 1 / (1 - p).
+    def mask(self, sentences: Array, place: int, sizes: Array, dtype: Any) -> Array:
+        """Return the masks of some sentences, one after the other: 0 with probability p, else 1 / (1 - p).
 
-        It depends on the seed, the step, the sentence's number in the batch, the place and the shape, and on nothing
-        else: not on threads, nor on which sentences are computed together. Philox is a counter-based generator (Salmon
-        et al. 2011): seed and step are its key, place and sentence the upper half of its counter. p is rounded to a
-        multiple of 2^-32.
+        A sentence's part depends on the seed, the step, the sentence's number in the batch, the place and the size, and
+        on nothing else: not on threads, nor on which sentences are computed together. Philox is a counter-based
+        generator (Salmon et al. 2011): seed and step are its key, place and sentence the upper half of its counter. p
+        is rounded to a multiple of 2^-32.
 
-        place: 0 for the embeddings; 3 i + 1, 2 and 3 for the attention probabilities and the two sublayer outputs of
-        layer i.
+        sentences: (B,). sizes: (B,), the number of elements for each. place: 0 for the embeddings; 3 i + 1, 2 and 3 for
+        the attention probabilities and the two sublayer outputs of layer i.
         """
         p = self.attention if place % 3 == 1 else self.hidden
-        generator = np.random.Philox(
-            key=np.array([self.seed, self.step], np.uint64), counter=np.array([0, 0, place, sentence], np.uint64)
-        )
-        size = int(np.prod(shape))
-        numbers = generator.random_raw(-(-size // 2)).astype("<u8", copy=False).view("<u4")[:size]
-        kept = numbers >= round(p * 2**32)
-        return np.multiply(kept.reshape(shape), 1 / (1 - p), dtype=dtype)
+        generator = np.random.Philox(key=np.array([self.seed, self.step], np.uint64))
+        state = generator.state
+        numbers = np.empty(int(sizes.sum()), "<u4")
+        start = 0
+        for sentence, size in zip(sentences.tolist(), sizes.tolist(), strict=True):
+            state["state"]["counter"][2:] = place, sentence
+            generator.state = state  # 5 times as fast as a new generator
+            pairs = generator.random_raw(-(-size // 2)).astype("<u8", copy=False)
+            numbers[start : start + size] = pairs.view("<u4")[:size]
+            start += size
+        return np.multiply(numbers >= round(p * 2**32), 1 / (1 - p), dtype=dtype)
 
 
 class DropoutTape(Tape):
@@ -60,20 +64,16 @@ class DropoutTape(Tape):
         self._dropout, self._sentences, self._lengths = dropout, sentences, np.diff(offsets)
         self._place = 0
 
-    def _masks(self, shapes: list[tuple[int, ...]], dtype: Any) -> list[Array]:
-        """Return the masks of the next place."""
-        masks = [
-            self._dropout.mask(int(sentence), self._place, shape, dtype)
-            for sentence, shape in zip(self._sentences, shapes, strict=True)
-        ]
+    def _mask(self, sizes: Array, dtype: Any) -> Array:
+        """Return the mask of the next place."""
         self._place += 1
-        return masks
+        return self._dropout.mask(self._sentences, self._place - 1, sizes, dtype)
 
     def _drop(self, x: Array) -> Array:  # (T, H) -> (T, H)
         if not self._dropout.hidden:
             self._place += 1
             return x
-        mask = np.concatenate(self._masks([(int(length), x.shape[1]) for length in self._lengths], x.dtype))
+        mask = self._mask(self._lengths * x.shape[1], x.dtype).reshape(x.shape)
         return np.asarray(self._keep("dropout", x * mask, x, mask))
 
     def embed(self, *inputs: Any) -> Any:
@@ -86,8 +86,11 @@ class DropoutTape(Tape):
         if not self._dropout.attention:
             self._place += 1
             return super().attention(qkv, offsets, num_heads)
-        masks = self._masks([(num_heads, int(length), int(length)) for length in self._lengths], qkv.dtype)
-        context = attention_with_dropout(qkv, offsets, num_heads, masks)
+        sizes = num_heads * self._lengths**2
+        flat = np.split(self._mask(sizes, qkv.dtype), np.cumsum(sizes)[:-1])
+        masks = [mask.reshape(num_heads, S, S) for mask, S in zip(flat, self._lengths.tolist(), strict=True)]
+        compute = getattr(self.op_set, "attention_with_dropout", attention_with_dropout)
+        context = compute(qkv, offsets, num_heads, masks)
         return self._keep("attention", context, qkv, offsets, num_heads, masks)
 
 

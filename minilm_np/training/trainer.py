@@ -20,7 +20,7 @@ from minilm_np.checkpoint import release_pages
 from minilm_np.encoder import cut_by_tokens
 from minilm_np.evaluate import BinaryClassificationEvaluator, EmbeddingSimilarityEvaluator
 from minilm_np.layout import find_layout, read_json
-from minilm_np.model import Array, Bert, forward, prepare
+from minilm_np.model import Array, Bert, Ops, forward, prepare
 from minilm_np.sentence_transformer import SentenceTransformer
 from minilm_np.tokenizer import Tokenizer
 from minilm_np.training import data as training_data
@@ -207,7 +207,13 @@ def train(
             "arguments": arguments,
             "data": batches.describe(),
             "start": run_folder.digest_of(model.weights),
-            "environment": {"threads": w.count, "dtype": str(model.dtype), "numpy": np.__version__, **blas()},
+            "environment": {
+                "threads": w.count,
+                "dtype": str(model.dtype),
+                "op_set": model.backend,
+                "numpy": np.__version__,
+                **blas(),
+            },
         }
         adam = AdamW(model.weights, betas=(adam_beta1, adam_beta2), eps=adam_epsilon, weight_decay=weight_decay)
         release_pages(model.weights)  # 91 MB that are in `adam`, too
@@ -266,6 +272,15 @@ def train(
 # --- one step ----------------------------------------------------------------------------------
 
 
+def op_set_of(model: SentenceTransformer) -> Ops:
+    """Return the op set that trains a model: with kernels if the model computes with them, else NumPy alone."""
+    if model.backend == "numpy":
+        return ops
+    from minilm_np.kernels import training
+
+    return training
+
+
 @dataclass
 class Run:
     """What the steps of a run share."""
@@ -288,7 +303,7 @@ class Run:
 
     def bert(self) -> Bert:
         """The model with the current parameters."""
-        return prepare(self.adam.params, self.model.config, ops)
+        return prepare(self.adam.params, self.model.config, op_set_of(self.model))
 
     def step(self, rate: float, max_grad_norm: float) -> dict[str, Any]:
         """Change the parameters by one step and return its line of the log."""

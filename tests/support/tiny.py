@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ TINY = BertConfig(
 Params = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
 
-def tiny_params(seed: int = 0) -> Params:
+def tiny_params(seed: int = 0, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Params:
     random = np.random.default_rng(seed)
     return {
         key: random.normal(float("LayerNorm.weight" in key), 0.3, shape).astype(np.float32)
-        for key, shape in parameter_shapes(TINY).items()
+        for key, shape in (shapes or parameter_shapes(TINY)).items()
     }
 
 

@@ -54,21 +54,26 @@ def test_threads_and_mini_batches_change_only_the_rounding(
     for threads, size in ((2, None), (1, 3), (2, 2), (2, 1)):
         other, gradients = all_gradients(float64_model, threads, size, dropout)
         assert other == pytest.approx(value, rel=1e-14)
-        assert np.abs(gradients - expected).max() <= 1e-14 * np.abs(expected).max()  # measured: 1.2e-15
+        assert np.abs(gradients - expected).max() <= 2e-13 * np.abs(expected).max()  # measured: 1.2e-15 to 4.2e-14
     assert not np.array_equal(all_gradients(float64_model, 1, None, Dropout(0.1, 0.1, seed=2, step=2))[1], expected)
 
 
 def test_a_mask_depends_on_its_place_alone() -> None:
     dropout = Dropout(0.1, 0.3, seed=1, step=2)
-    mask = dropout.mask(5, 1, (12, 40, 40), np.float64)
-    np.testing.assert_array_equal(mask, dropout.mask(5, 1, (12, 40, 40), np.float64))
+
+    def mask_of(dropout: Dropout, sentence: int, place: int) -> Any:
+        return dropout.mask(np.array([sentence]), place, np.array([12 * 40 * 40]), np.float64)
+
+    mask = mask_of(dropout, 5, 1)
+    together = dropout.mask(np.array([7, 5, 5]), 1, np.array([9, mask.size, 3]), np.float64)
+    np.testing.assert_array_equal(together[9:], np.append(mask, mask[:3]))
     assert set(np.unique(mask)) == {0, 1 / 0.7}
     assert np.mean(mask == 0) == pytest.approx(0.3, abs=0.015)  # four standard deviations
     for other in (
-        dropout.mask(6, 1, mask.shape, np.float64),
-        dropout.mask(5, 4, mask.shape, np.float64),
-        Dropout(0.1, 0.3, seed=2, step=2).mask(5, 1, mask.shape, np.float64),
-        Dropout(0.1, 0.3, seed=1, step=3).mask(5, 1, mask.shape, np.float64),
+        mask_of(dropout, 6, 1),
+        mask_of(dropout, 5, 4),
+        mask_of(Dropout(0.1, 0.3, seed=2, step=2), 5, 1),
+        mask_of(Dropout(0.1, 0.3, seed=1, step=3), 5, 1),
     ):
         assert np.mean((other == 0) & (mask == 0)) == pytest.approx(0.09, abs=0.01)  # independent
 

@@ -11,15 +11,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support.tiny import tiny_params, write_plain, write_tiny
+from support.kernels import needs_jit
+from support.tiny import TINY, tiny_params, write_json, write_plain, write_tiny
 
 from minilm_np import SentenceTransformer, cli, evaluation
+from minilm_np.checkpoint import parameter_shapes
 from minilm_np.training import (
     AdamW,
     CoSENTLoss,
@@ -534,6 +537,31 @@ def test_another_number_of_threads_is_a_warning(tiny: SentenceTransformer, tmp_p
     model = SentenceTransformer(tmp_path / "tiny", backend="numpy")
     with pytest.warns(UserWarning, match="resume: threads was 2 and is 1, so bytes may differ"):
         train(model, pairs(40), **{**RUN, "threads": 1}, output=tmp_path / "out", resume=True)
+
+
+@needs_jit
+def test_the_kernels_give_the_same_run_but_for_rounding_and_the_same_bytes_again(
+    tmp_path: Path, weights_folder: Path
+) -> None:
+    pytest.importorskip("threadpoolctl", reason="needs the train extra")
+    sizes: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96}
+    shapes = parameter_shapes(replace(TINY, **sizes))
+    folder = write_tiny(tmp_path / "small", weights_folder, tiny_params(shapes=shapes), **sizes)
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True})
+
+    def run(backend: str, output: Path, **more: Any) -> History:
+        options = {**RUN, "learning_rate": 1e-3, "output": output, **more}
+        return train(SentenceTransformer(folder, backend=backend), pairs(40), **options)
+
+    by_numpy, by_kernels = run("numpy", tmp_path / "numpy"), run("numba", tmp_path / "numba")
+    assert by_kernels.losses != by_numpy.losses  # other bits: the kernels were used
+    np.testing.assert_allclose(by_kernels.losses, by_numpy.losses, rtol=5e-6)  # measured: 7.1e-7
+    assert json.loads((tmp_path / "numba" / "training.json").read_text())["environment"]["op_set"] == "numba"
+
+    assert run("numba", tmp_path / "again").losses == by_kernels.losses
+    assert contents(tmp_path / "again") == contents(tmp_path / "numba")
+    with pytest.warns(UserWarning, match="resume: op_set was numba and is numpy, so bytes may differ"):
+        run("numpy", tmp_path / "numba", resume=True)
 
 
 def test_a_damaged_checkpoint_is_named(tiny: SentenceTransformer, tmp_path: Path) -> None:

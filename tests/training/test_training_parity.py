@@ -99,7 +99,8 @@ def test_the_same_dropout_masks_give_the_same_gradients(monkeypatch: pytest.Monk
         for b, length in enumerate(np.diff(offsets)):
             shape = (3, length, length) if x.ndim == 4 else (length, 24)
             part = (b, slice(None), slice(length), slice(length)) if x.ndim == 4 else (b, slice(length))
-            mask[part] = dropout.mask(int(sentences[b]), len(places), shape, np.float64)
+            flat = dropout.mask(sentences[b : b + 1], len(places), np.array([np.prod(shape)]), np.float64)
+            mask[part] = flat.reshape(shape)
         places.append(p)
         return x * torch.from_numpy(mask)
 
