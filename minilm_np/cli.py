@@ -11,9 +11,37 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from minilm_np import __version__
-from minilm_np.commands import compile, crosscheck, encode, evaluate, fetch, goldens, info, search, similarity, train
+from minilm_np.commands import (
+    compile,
+    crosscheck,
+    encode,
+    evaluate,
+    exercise,
+    fetch,
+    goldens,
+    info,
+    lab,
+    search,
+    similarity,
+    trace,
+    train,
+)
 
-COMMANDS = (similarity, encode, search, crosscheck, goldens, evaluate, train, fetch, compile, info)
+COMMANDS = (
+    similarity,
+    encode,
+    search,
+    trace,
+    lab,
+    exercise,
+    crosscheck,
+    goldens,
+    evaluate,
+    train,
+    fetch,
+    compile,
+    info,
+)
 CLOSED_PIPE = 128 + 13  # the exit code that a shell reports for a program ended by SIGPIPE
 WRITE_ERRORS = (errno.EBADF, errno.EFBIG, errno.EIO, errno.ENOSPC)  # without a name, they come from standard output
 INTERRUPTED = 128 + 2  # ... by SIGINT
@@ -30,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 for success, 1 if crosscheck or evaluate find a difference, 2 for an error, 130 for Ctrl-C, 141 for a closed
-        pipe.
+        0 for success, 1 if crosscheck, evaluate or exercise find a difference, 2 for an error, 130 for Ctrl-C, 141 for
+        a closed pipe.
     """
     with _standard_streams():
         try:

@@ -18,7 +18,9 @@ from support.evaluation import STS_TSV, write_files
 from minilm_np import SentenceTransformer
 from minilm_np.cli import main
 from minilm_np.crosscheck import goldens, probe_texts
+from minilm_np.crosscheck.mistakes import catalogue
 from minilm_np.kernels.simd import WIDTH, WITHOUT_JIT
+from minilm_np.study import lab
 
 LINES = ["A man is eating food.", "Someone has a meal.", "The stock market fell."]
 PORT = """
@@ -31,6 +33,7 @@ PAIRS = b'["bread and butter", "a loaf"]\n["the moon", "far away"]\n'
 Output = Callable[[], str]
 COMMANDS = {  # the command's name is the first word; W is the model's folder; the other files are those of `folder`
     "similarity": "similarity food meal --digits 3 --model W",
+    "similarity, explain": "similarity food meal --explain",
     "encode": "encode lines.txt -o out.npy --batch-size 2 --model W",
     "encode, long": "encode lines.txt --output out.jsonl",
     "encode, standard input": "encode",
@@ -50,6 +53,12 @@ COMMANDS = {  # the command's name is the first word; W is the model's folder; t
     "--adam-beta2 0.99 --adam-epsilon 1e-7 --datasets-per-batch 2 --seed 1 --save-steps 1 --dropout 0.2 "
     "--mini-batch-size 2 --threads 1 --evaluate pairs.jsonl --eval-steps 1",
     "train, resume": "train pairs.jsonl -o resumed --steps 1 --batch-size 2 --warmup-steps 0 --resume",
+    "trace": "trace food meal -o page.html --max-size 3 --model W",
+    "trace, one text": "trace food --output page.html",
+    "lab": "lab food meal -o lab.html",
+    "lab, standard output": "lab food meal --output -",
+    "exercise": "exercise exercise",
+    "exercise, check": "exercise exercise --check",
     "fetch": "fetch --to W",
     "compile": "compile",
     "info": "info --model W",
@@ -108,6 +117,29 @@ def test_help_names_the_flags(command: str, flag: str, capsys: pytest.CaptureFix
 
 def test_similarity_prints_a_cosine(run: Callable[..., str]) -> None:
     assert -1 < float(run("similarity")) < 1
+
+
+def test_similarity_explains_itself(run: Callable[..., str]) -> None:
+    assert "The largest shares: " in run("similarity, explain")
+
+
+def test_trace_writes_a_page(run: Callable[..., str]) -> None:
+    pytest.importorskip("jinja2", reason="needs the study extra")
+    for name in ("trace", "trace, one text"):
+        assert run(name).startswith("page.html: ")
+        assert Path("page.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_lab_writes_a_page(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jinja2", reason="needs the study extra")
+    monkeypatch.setattr(lab, "catalogue", lambda _: [m for m in catalogue() if m.name == "gelu-tanh"])
+    assert "1 mistake" in run("lab")
+    assert run("lab, standard output") == Path("lab.html").read_text("utf-8") + "\n"
+
+
+def test_exercise_writes_a_folder_and_checks_it(run: Callable[..., str]) -> None:
+    assert "encoder.py" in run("exercise")
+    assert "not written yet" in run("exercise, check", code=1)
 
 
 def test_encode_writes_a_vector_for_each_line(

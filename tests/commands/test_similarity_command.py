@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from support.commands import assert_fails, run
 
-from minilm_np import SentenceTransformer
+from minilm_np import SentenceTransformer, cli
+from minilm_np.commands import similarity
+from minilm_np.study import token_pairs
 
 TEXTS = ["A man is eating food.", "A man is eating a piece of bread.", "The girl is carrying a baby."]
 
@@ -49,3 +52,42 @@ def test_shortens_the_printed_text_only(model: SentenceTransformer) -> None:
     assert len(lines) == 4 and lines[1].endswith("...")
     expected = float(model.encode(long) @ model.encode("word"))
     assert abs(float(lines[1].split()[1]) - expected) < 2e-6
+
+
+def test_explain_shows_the_shares_of_all_pairs_of_words(
+    model: SentenceTransformer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = "unbelievable food", "bread"
+    assert cli.main(["similarity", "--explain", *texts]) == 0
+    first, _, header, *rows = capsys.readouterr().out.splitlines()
+    pairs = token_pairs(model, *texts).words()
+    assert float(first) == pytest.approx(pairs.cosine, abs=1e-6)
+    assert header.split() == ["[CLS]", "bread", "[SEP]", "sum"]
+    for row, name, values, total in zip(rows, pairs.rows, pairs.values, pairs.row_sums, strict=False):
+        assert row.split() == [name, *(f"{value:.4f}" for value in (*values, total))]
+    assert rows[4].split() == ["sum", *(f"{value:.4f}" for value in (*pairs.column_sums, pairs.cosine))]
+    a, b, value = pairs.largest(1)[0]
+    assert rows[6].startswith(f'The largest shares: "{a}" with "{b}" ({value:.4f}), ')
+    assert "not how much a word causes" in rows[7]
+
+
+def test_explain_needs_two_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["similarity", "--explain", "a", "b", "c"]) == 2
+    assert capsys.readouterr().err == "minilm-np: error: --explain: expected two texts, got 3\n"
+
+
+def test_a_terminal_gets_colors_or_only_the_largest_shares_if_it_is_narrow(
+    model: SentenceTransformer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = token_pairs(model, "food", "bread").words()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    similarity.explain(pairs)
+    assert similarity.SHADES[-1] in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    similarity.explain(pairs)
+    assert "\033" not in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "20")
+    similarity.explain(pairs)
+    assert capsys.readouterr().out.startswith("\nThe table of all pairs needs 37 columns.\n\nThe largest shares: ")
