@@ -26,7 +26,7 @@ from minilm_np.crosscheck.variant import Checkpoint, Run, Variant
 from minilm_np.encoder import as_texts
 from minilm_np.files import replaced
 from minilm_np.model import Array
-from minilm_np.study.page import asset, json_in_html, needs_extra
+from minilm_np.study.page import asset, environment, json_in_html
 from minilm_np.tokenizer import Tokenizer
 
 EXAMPLES = (
@@ -136,7 +136,7 @@ class Laboratory:
         ImportError
             If Jinja2 is not installed; it is in the extra `study`.
         """
-        template = _environment().from_string(asset("lab.html.j2"))
+        template = environment().from_string(asset("lab.html.j2"))
         from markupsafe import Markup
 
         page: str = template.render(
@@ -242,15 +242,7 @@ def layer_independent(checkpoint: Checkpoint) -> list[Mistake]:
 
 def require_jinja2() -> None:
     """Raise ImportError if pages cannot be written."""
-    _environment()
-
-
-def _environment() -> Any:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise needs_extra("jinja2") from error
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment()
 
 
 def _checked(texts: Sequence[str]) -> list[str]:

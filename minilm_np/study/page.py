@@ -77,6 +77,15 @@ def sources() -> list[dict[str, Any]]:
     return found
 
 
+def environment() -> Any:
+    """Return Jinja2 with escaping switched on. Raises ImportError without the study extra."""
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise needs_extra("jinja2") from error
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
 def json_in_html(value: Any) -> str:
     """Return JSON that can stand in a script element: no text of a user ends the element or begins a comment."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
@@ -85,14 +94,10 @@ def json_in_html(value: Any) -> str:
 
 def render(trace: Trace) -> str:
     """Return the page. Raises ImportError without the study extra."""
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise needs_extra("jinja2") from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(asset("page.html.j2"))
-    return template.render(
+    page = environment().from_string(asset("page.html.j2"))
+    from markupsafe import Markup
+
+    html: str = page.render(
         texts=trace.texts,
         config=trace.data["config"],
         backend={"numpy": "NumPy", "numba": "Numba"}[trace.data["backend"]],
@@ -102,6 +107,7 @@ def render(trace: Trace) -> str:
         packed=trace.packed,
         sources=[{**source, "html": Markup(source["html"])} for source in sources()],
     )
+    return html
 
 
 def asset(name: str) -> str:

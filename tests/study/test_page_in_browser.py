@@ -94,7 +94,7 @@ def test_what_the_page_recomputes_is_the_models_value(page: Any, model: Sentence
     for stage in ("pooled", "sentence_embedding"):
         for j in random.integers(384, size=4).tolist():
             check(stage, 1, [j], float(stages[stage][1, j]))
-    assert 0 < worst <= TOLERANCE  # measured: MEASURED
+    assert 0 < worst <= TOLERANCE  # measured: 1.7e-7
 
 
 def test_dense_layers_show_all_terms_of_their_cell(page: Any, model: SentenceTransformer) -> None:
@@ -111,7 +111,7 @@ def test_dense_layers_show_all_terms_of_their_cell(page: Any, model: SentenceTra
             worst = max(worst, abs(found - value) / max(1, abs(value)))
             if is_stage:
                 assert page.evaluate("(cell) => minilm.recompute(...cell)", [stage, 0, [t, j]]) == found
-    assert 0 < worst <= TOLERANCE  # measured: MEASURED
+    assert 0 < worst <= TOLERANCE  # measured: 7.0e-7
     assert page.evaluate("minilm.recompute('encoder.layer.0.attention.self.query', 0, [0, -1])") is None
 
 
