@@ -57,7 +57,9 @@ def draw_embeddings(model: SentenceTransformer) -> Any:
     figure, panels = pyplot.subplots(1, 5, figsize=(11, 2.6), facecolor="white", layout="constrained")
     for panel, value, title in zip(panels, values, titles, strict=True):
         limit = 2 if title == "after LayerNorm" else 0.2
-        heat = panel.imshow(value[:, :32], cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+        heat = panel.imshow(
+            value[:, :32], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
+        )
         panel.set_title(title, fontsize=10)
         panel.set(xticks=[], yticks=[])
         if title in ("= sum", "after LayerNorm"):
@@ -72,7 +74,7 @@ def draw_attention_scores(model: SentenceTransformer) -> Any:
     """The scores and the shares of one head, with their numbers."""
     stages = model.stages(FOOD, detail=True)
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.6), facecolor="white", layout="constrained")
-    names = (("attention_scores", "scores: Q Kᵀ / √32", "RdBu", -3, 3), ("attention_probs", "shares", "Blues", 0, 1))
+    names = (("attention_scores", "scores: Q Kᵀ / √32", "RdBu_r", -3, 3), ("attention_probs", "shares", "Blues", 0, 1))
     for panel, (name, title, colors, low, high) in zip(panels, names, strict=True):
         heat_map(panel, stages[f"encoder.layer.0.attention.self.{name}"][0][3], stages["tokens"][0], colors, low, high)
         panel.set_title(f"{title}, head 3 of layer 0", fontsize=10)
@@ -183,7 +185,7 @@ def draw_pairs(model: SentenceTransformer) -> Any:
     )
     for panel, other in zip(panels, (BREAD, BABY), strict=True):
         pairs = token_pairs(model, FOOD, other)
-        heat_map(panel, 100 * pairs.values, pairs.rows, "RdBu", -5.4, 5.4, digits=1, columns=pairs.columns)
+        heat_map(panel, 100 * pairs.values, pairs.rows, "RdBu_r", -5.4, 5.4, digits=1, columns=pairs.columns)
         panel.set_title(f"hundredths of the cosine; they add up to {100 * pairs.cosine:.2f}", fontsize=10)
     return figure
 

@@ -198,9 +198,9 @@ def test_expected_answers_of_the_lesson_plan_are_those_of_the_questions() -> Non
     plan = text_of(DOCS / "lesson_plan.md")
     said = {  # by question: what the plan says
         1: "**Expected:** 7, and position 0",
-        2: "Capital letters change nothing at all",
+        2: "capital letters, which change nothing at all",
         4: "position 0, which belongs to `[CLS]`",
-        7: "few guess `[CLS]`",
+        7: "**Expected:** `[CLS]`",
         11: "**Expected:** three quarters",
         13: "**Expected:** the last one",
         16: "**Expected:** `eating` and `eating`",

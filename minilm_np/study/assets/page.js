@@ -64,6 +64,7 @@ function colors(largest) {
 /** Return the magnitude that gets the full color: the 99.5th percentile, so that outliers do not hide the others. */
 function scaleOf(values) {
   const step = Math.max(1, Math.floor(values.length / 5000));
+  if (values.length < 1000) return d3.max(values, Math.abs) || 0;
   const sample = Float64Array.from({ length: Math.ceil(values.length / step) }, (_, i) => Math.abs(values[i * step]));
   sample.sort();
   return sample[Math.floor(0.995 * (sample.length - 1))] || sample[sample.length - 1] || 0;
@@ -207,7 +208,7 @@ function histogram(label, values) {
   const counts = new Array(bins).fill(0);
   for (const value of values) counts[Math.max(0, Math.min(bins - 1, Math.floor(((value - low) / (high - low || 1)) * bins)))]++;
   const names = counts.map((_, i) => (low + ((i + 0.5) * (high - low)) / bins).toFixed(2));
-  return barChart(`${label}: ${sorted.length} numbers from ${short(sorted[0])} to ${short(sorted[sorted.length - 1])}`, names, counts);
+  return barChart(`${label}: ${sorted.length} numbers from ${short(sorted[0])} to ${short(sorted[sorted.length - 1])}; the outermost bars hold all beyond`, names, counts);
 }
 
 // --- the page ----------------------------------------------------------------------------------
@@ -386,7 +387,7 @@ class Page {
     } else body.append(element("p", { class: "note" }, "The attention of this layer is not stored."));
     const before = layer ? `encoder.layer.${layer - 1}.output` : "embeddings";
     const outputs = [before, `${prefix}.attention.output`, `${prefix}.output`].filter((one) => this.stages.has(one));
-    body.append(element("h3", {}, "The residual stream"), element("p", {}, "The length of each token's vector: before the layer, after attention, after the feed-forward network. LayerNorm follows each sum, so the lengths stay alike."));
+    body.append(element("h3", {}, "The residual stream"), element("p", {}, "The length of each token's vector: before the layer, after attention, after the feed-forward network. LayerNorm follows each sum, so the lengths stay of one order."));
     const charts = (...found) => element("div", { class: "charts" }, ...found);
     const lengths = this.data.texts.map(({ tokens }, text) => {
       const series = outputs.map((one) => ({ name: one, values: tokens.map((_, t) => Math.sqrt(dot(this.stages.token(one, text, t), this.stages.token(one, text, t)))) }));
