@@ -199,7 +199,8 @@ values = nearest(probs.max(), {"about 0.25": 0.25, "about 0.45": 0.45, "about 1"
         choices=("`[CLS]`", "`eating`", "`food`", "`.`"),
         answer=0,
         explanation="61 of the 72 heads look at `[CLS]` most. A head has to spend its attention somewhere, as each row "
-        "sums to 1. A head that finds nothing to do for a token sends it to `[CLS]`, whose value vectors are short in most layers.",
+        "sums to 1. A head that finds nothing to do for a token sends it to `[CLS]`, whose value vectors are short in "
+        "most layers.",
         code="""\
 tokens = stages["tokens"][0]
 probs = [stages[f"encoder.layer.{i}.attention.self.attention_probs"][0][:, 5] for i in range(6)]  # 6 x (12, 8)
@@ -217,8 +218,8 @@ show(values)
         "down?",
         choices=("up", "down", "it stays within 0.05"),
         answer=0,
-        explanation="Up, by 0.6083. A broken model often finds texts more alike, because it loses what tells them apart. The "
-        "cosine of the first two texts hardly moves: it goes from 0.7553 to 0.7534.",
+        explanation="Up, by 0.6083. A broken model often finds texts more alike, because it loses what tells them apart. "
+        "The cosine of the first two texts hardly moves: it goes from 0.7553 to 0.7534.",
         code="""\
 wrong = with_mistake("attention-qk-swapped")
 right = stages["sentence_embedding"]
