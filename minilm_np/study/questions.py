@@ -218,8 +218,8 @@ show(values)
         "down?",
         choices=("up", "down", "it stays within 0.05"),
         answer=0,
-        explanation="Up, by 0.6083. A broken model often finds texts more alike, because it loses what tells them apart. "
-        "The cosine of the first two texts hardly moves: it goes from 0.7553 to 0.7534.",
+        explanation="Up, by 0.6083. A broken model often finds texts more alike, because it loses what tells them "
+        "apart. The cosine of the first two texts hardly moves: it goes from 0.7553 to 0.7534.",
         code="""\
 wrong = with_mistake("attention-qk-swapped")
 right = stages["sentence_embedding"]
