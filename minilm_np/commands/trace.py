@@ -43,7 +43,11 @@ def run(arguments: argparse.Namespace) -> None:
     from minilm_np.study.page import require_extra
 
     require_extra()  # before seconds of work
-    page = trace(load_model(arguments.model, len(texts)), *texts, max_size=round(arguments.max_size * 1e6))
+    model = load_model(arguments.model, len(texts))
+    try:
+        page = trace(model, *texts, max_size=round(arguments.max_size * 1e6))
+    except ValueError as error:
+        raise ValueError(str(error).replace("max_size:", "--max-size:")) from None
     if str(arguments.output) == "-":
         sys.stdout.write(page.to_html())
         return
