@@ -14,12 +14,19 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / "minilm_np" / "study" / "assets" / "d3"
-VERSIONS = {
+VERSIONS = {  # of the modules in entry.js, and of those that they import
     "d3-array": "3.2.4",
     "d3-axis": "3.0.0",
+    "d3-color": "3.1.1",
+    "d3-format": "3.1.3",
+    "d3-interpolate": "3.0.2",
+    "d3-path": "3.1.1",
     "d3-scale": "4.0.2",
     "d3-selection": "3.0.0",
     "d3-shape": "3.2.0",
+    "d3-time": "3.1.1",
+    "d3-time-format": "4.1.1",
+    "internmap": "2.0.3",
     "esbuild": "0.28.2",
 }
 

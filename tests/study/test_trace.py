@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import zlib
@@ -12,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generate.d3_bundle import VERSIONS
 from support.kernels import needs_jit
 from support.tiny import write_tiny
 
 from minilm_np import SentenceTransformer, cli, ops
 from minilm_np.study import ablate, packing, token_pairs, trace
-from minilm_np.study.page import SHOWN, json_in_html, sources
+from minilm_np.study.page import SHOWN, asset, json_in_html, sources
 
 A, B = "A man is eating a large piece of food at home.", "A woman is playing the violin on a small stage."
 
@@ -148,6 +150,12 @@ def test_another_architecture(tmp_path: Path, weights_folder: Path) -> None:
     reader = Reader(trace(tiny, A, B))
     for name, value in tiny.stages([A, B]).items():
         assert reader.stage(name).tobytes() == flat(value).tobytes(), name
+
+
+def test_the_bundle_of_d3_is_the_recorded_one() -> None:
+    record = json.loads(asset("d3/bundle.json"))
+    assert hashlib.sha256(asset("d3/d3.min.js").encode()).hexdigest() == record["sha256"]
+    assert {**record["modules"], "esbuild": record["esbuild"]} == VERSIONS
 
 
 # --- the page ----------------------------------------------------------------------------------
