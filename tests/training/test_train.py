@@ -541,7 +541,7 @@ def test_another_number_of_threads_is_a_warning(tiny: SentenceTransformer, tmp_p
 
 @needs_jit
 def test_the_kernels_give_the_same_run_but_for_rounding_and_the_same_bytes_again(
-    tmp_path: Path, weights_folder: Path
+    tmp_path: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("threadpoolctl", reason="needs the train extra")
     sizes: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96}
@@ -560,6 +560,19 @@ def test_the_kernels_give_the_same_run_but_for_rounding_and_the_same_bytes_again
 
     assert run("numba", tmp_path / "again").losses == by_kernels.losses
     assert contents(tmp_path / "again") == contents(tmp_path / "numba")
+    original = run_folder.RunFolder.log
+
+    def interrupted(self: Any, line: dict[str, Any]) -> None:
+        if line["step"] == 7:
+            raise KeyboardInterrupt
+        original(self, line)
+
+    monkeypatch.setattr(run_folder.RunFolder, "log", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("numba", tmp_path / "resumed")
+    monkeypatch.undo()
+    assert run("numba", tmp_path / "resumed", resume=True).losses == by_kernels.losses
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "numba")
     with pytest.warns(UserWarning, match="resume: op_set was numba and is numpy, so bytes may differ"):
         run("numpy", tmp_path / "numba", resume=True)
 
