@@ -1,8 +1,9 @@
-"""One matrix product in five steps, from three loops to a register tile: `python bench/ladder.py`.
+"""One matrix product in seven steps, from three loops to 8-bit integers: `python bench/ladder.py`.
 
 y = x W^T with x (256, 384) and W (1536, 384) in float32: the layer "intermediate.dense" for 256 tokens, on one thread.
-Every step is a few lines long and is checked against NumPy in float64 before it is timed. Steps 4 and 5 use vectors and
-tiles, which the docstring of minilm_np/kernels/simd.py explains.
+Every step is a few lines long and is checked against NumPy in float64 before it is timed. Steps 4 to 7 use vectors and
+tiles, which the docstring of minilm_np/kernels/simd.py explains. Steps 6 and 7 are faster than 5 only on a CPU with
+instructions for their numbers (AVX512-BF16, VNNI).
 `python bench/generate/pictures.py` draws docs/images/ladder.svg.
 """
 
@@ -19,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from timing import fma_peak, interleaved
 
-from minilm_np.kernels.linear import Packed, linear, panels_of, prepare_dense
+from minilm_np import kernels
+from minilm_np.kernels import Dense
 from minilm_np.kernels.simd import WIDTH, empty, fma, load, splat, store
 
 Array = npt.NDArray[np.float32]
@@ -80,10 +82,10 @@ def packed(x, panels, y):  # type: ignore[no-untyped-def]
 
 
 # 5. The register tile of minilm_np/kernels/linear.py. Each vector of W that is loaded is used for eight rows of x (four
-# without AVX-512), and each element of x for three vectors.
-def register_tile(x: Array, dense: Packed, y: Array) -> None:
-    N, K = dense.shape
-    linear(x.reshape(-1), len(x), K, dense.panels, dense.bias, N, False, y.reshape(-1), 0, panels_of(N), 1)
+# without AVX-512), and each element of x for three vectors. 6. and 7. The same with two bfloat16 numbers, or four
+# integers of 8 bits, in each lane (bfloat16.py, int8.py); converting x is included.
+def register_tile(x: Array, dense: Dense, y: Array) -> None:
+    dense.run(dense.operands(x.reshape(-1)), len(x), False, y.reshape(-1))
 
 
 def steps(x: Array, w: Array) -> dict[str, Callable[[Array], Any]]:
@@ -91,13 +93,18 @@ def steps(x: Array, w: Array) -> dict[str, Callable[[Array], Any]]:
     wt = np.ascontiguousarray(w.T)
     panels = empty(w.size)
     panels[:] = w.reshape(-1, 3 * WIDTH, w.shape[1]).transpose(0, 2, 1).reshape(-1)
-    dense = prepare_dense(w, np.zeros(len(w), np.float32))
+    dense, in_bfloat16, in_int8 = (
+        kernels.op_set(dtype).prepare_dense(w, np.zeros(len(w), np.float32))
+        for dtype in ("float32", "bfloat16", "int8")
+    )
     return {
         "three loops": lambda y: three_loops(x, w, y),
         "rows": lambda y: rows(x, wt, y),
         "blocked": lambda y: blocked(x, wt, y),
         "packed": lambda y: packed(x, panels, y),
         "register tile": lambda y: register_tile(x, dense, y),
+        "bfloat16": lambda y: register_tile(x, in_bfloat16, y),
+        "int8": lambda y: register_tile(x, in_int8, y),
         "BLAS": lambda y: np.matmul(x, wt, out=y),
     }
 
@@ -105,10 +112,18 @@ def steps(x: Array, w: Array) -> dict[str, Callable[[Array], Any]]:
 def check(name: str, y: Array, x: Array, w: Array) -> None:
     """Raise SystemExit if the error of an element exceeds K roundings of the sum of its terms' magnitudes.
 
-    This bound holds for every order of summation.
+    This bound holds for every order of summation. In bfloat16, both factors of a term are rounded to 8 bits. In int8,
+    they are off by up to half a step: 1/255 of a row's range, and 1/127 of a channel's maximum.
     """
     x64, w64 = x.astype(np.float64), w.astype(np.float64)
-    bound = x.shape[1] * 2.0**-24 * (np.abs(x64) @ np.abs(w64).T)
+    magnitudes = np.abs(x64) @ np.abs(w64).T
+    bound = x.shape[1] * 2.0**-24 * magnitudes
+    if name == "bfloat16":
+        bound += 2.01 * 2.0**-9 * magnitudes
+    if name == "int8":
+        half_x, half_w = 0.502 * np.ptp(x64, axis=1) / 255, 0.502 * np.abs(w64).max(axis=1) / 127
+        of_x, of_w = np.outer(half_x, np.abs(w64).sum(axis=1)), np.outer(np.abs(x64).sum(axis=1), half_w)
+        bound += of_x + of_w + x.shape[1] * np.outer(half_x, half_w)
     error = np.abs(y - x64 @ w64.T)
     if not (error <= bound).all():
         raise SystemExit(

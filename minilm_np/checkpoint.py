@@ -5,18 +5,19 @@ Settings that this package does not support raise a WeightsError that names the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from minilm_np.formats import bf16_to_float32
+from minilm_np.formats import bf16_to_float32, quantize_weight
 from minilm_np.layout import OPTIONS, Layout, check_is_not_lfs_pointer, find_layout, shards, shown
 from minilm_np.layout import WeightsError as WeightsError
 from minilm_np.layout import read_json as read_json
@@ -290,8 +291,11 @@ def parameter_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
     return {key: tuple(getattr(config, name) for name in names) for key, names in axes.items()}
 
 
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I8": "<i1"}
 FLOATS = ("F32", "F64", "F16", "BF16")
+# A dense weight in int8 is stored as two tensors, with these endings of the key instead of ".weight".
+CODES, SCALE = ".weight_int8", ".weight_scale"
+QUANTIZATION = {"quant_method": "minilm_np_int8"}  # in config.json, so that other libraries refuse the weights
 
 
 class Tensor(NamedTuple):
@@ -345,7 +349,35 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
+class Parameters(Mapping[str, Array]):
+    """The parameters of a checkpoint by key. Those stored in int8 are computed from their codes at each access."""
+
+    def __init__(self, arrays: Mapping[str, Array], quantized: Mapping[str, tuple[Array, Array]], dtype: Any) -> None:
+        self.arrays = dict(arrays)
+        self._quantized = dict(quantized)  # codes (outputs, inputs) and scale (outputs,)
+        self._dtype = dtype
+        self._keys = [*self.arrays, *self._quantized]
+
+    def __getitem__(self, key: str) -> Array:
+        if key in self.arrays:
+            return self.arrays[key]
+        codes, scale = self._quantized[key]
+        value: Array = codes * scale[:, None].astype(self._dtype)
+        value.flags.writeable = False
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def stored(self) -> list[Array]:
+        """Return the arrays as they are in the file."""
+        return [*self.arrays.values(), *(codes for codes, _ in self._quantized.values())]
+
+
+def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float32) -> Mapping[str, Array]:
     """Return the model's parameters by checkpoint key, as read-only arrays.
 
     A "bert." prefix is removed from the keys. The pooler and position_ids are left out, because sentence embeddings do
@@ -354,8 +386,8 @@ def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float3
     Parameters
     ----------
     path
-        A safetensors file with parameters in float32, float16, bfloat16 or float64, or a model.safetensors.index.json,
-        which names several such files.
+        A safetensors file with parameters in float32, float16, bfloat16, float64, or as `minilm-np quantize` writes
+        them; or a model.safetensors.index.json, which names several such files.
     config
         The hyperparameters, which determine the keys and shapes.
     dtype
@@ -375,12 +407,15 @@ def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float3
         message = f"expected num_hidden_layers {config.num_hidden_layers}, got only {len(tensors)} tensors"
         raise WeightsError(f"{path}: {message}, see config.json")
     shapes = parameter_shapes(config)
+    quantized = _take_quantized(path, tensors, shapes)
     for key in tensors:
         if key not in shapes and key.startswith(("encoder.", "embeddings.")) and key != "embeddings.position_ids":
             what = f"the architecture in config.json, whose num_hidden_layers is {config.num_hidden_layers}"
             raise WeightsError(f"{path}: {key}: not a parameter of {what}")
     params = {}
     for key, shape in shapes.items():
+        if key in quantized:
+            continue
         if key not in tensors:
             layers = f"; config.json has num_hidden_layers {config.num_hidden_layers}" if ".layer." in key else ""
             raise WeightsError(f"{path}: {key}: expected shape {shape}, got no such key{layers}")
@@ -394,7 +429,60 @@ def read_params(path: Path, config: BertConfig, dtype: npt.DTypeLike = np.float3
             data = bf16_to_float32(data)
         params[key] = np.require(data, dtype, "A")  # copies only to convert, or to align
         params[key].flags.writeable = False
-    return params
+    return Parameters(params, quantized, np.dtype(dtype)) if quantized else params
+
+
+def _take_quantized(
+    path: Path, tensors: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[Array, Array]]:
+    """Remove the dense weights in int8 from `tensors`, and return their codes and scales by key."""
+    quantized = {}
+    for name in [key.removesuffix(CODES) for key in tensors if key.endswith(CODES)]:
+        key = f"{name}.weight"
+        shape = shapes.get(key, ())
+        for part, wanted, dtype in ((CODES, shape, "I8"), (SCALE, shape[:1], "F32")):
+            found = tensors.get(name + part)
+            if len(shape) != 2 or found is None or (found.dtype, found.data.shape) != (dtype, wanted):
+                got = "no such key" if found is None else f"{found.dtype} of shape {found.data.shape}"
+                raise WeightsError(f"{path}: {name}{part}: expected {dtype} of shape {wanted}, got {got}")
+        if key in tensors:
+            raise WeightsError(f"{path}: {key}: expected one of {key} and {name}{CODES}, got both")
+        codes, scale = tensors.pop(name + CODES).data, np.array(tensors.pop(name + SCALE).data)
+        if not (np.isfinite(scale) & (scale > 0)).all():
+            raise WeightsError(f"{path}: {name}{SCALE}: expected positive numbers, got {scale.min()} to {scale.max()}")
+        quantized[key] = codes, scale
+    return quantized
+
+
+def quantized_files(folder: Path, params: Mapping[str, Array]) -> dict[str, str | bytes]:
+    """Return config.json and model.safetensors of a checkpoint with the dense weights in int8 and the rest in float32.
+
+    The header of the second has the sha256 of the source's weights, as they were read, and of its own tensors.
+    """
+    from safetensors.numpy import save
+
+    layout = find_layout(folder)
+    tensors: dict[str, Array] = {}
+    source = hashlib.sha256()
+    for key in sorted(params):
+        value = np.ascontiguousarray(params[key], np.float32)
+        source.update(key.encode() + value.tobytes())
+        if value.ndim == 2 and key.startswith("encoder."):
+            codes, scale = quantize_weight(value)
+            tensors[key.removesuffix(".weight") + CODES] = codes
+            tensors[key.removesuffix(".weight") + SCALE] = scale.reshape(-1)
+        else:
+            tensors[key] = value
+    own = hashlib.sha256()
+    for key in sorted(tensors):
+        own.update(key.encode() + tensors[key].tobytes())
+    config = {**read_json(layout.transformer / "config.json"), "quantization_config": QUANTIZATION}
+    # One entry, because the library writes several in a random order.
+    metadata = {"minilm_np_int8": json.dumps({"sha256": own.hexdigest(), "source_sha256": source.hexdigest()})}
+    return {
+        "config.json": json.dumps(config, indent=2) + "\n",
+        "model.safetensors": save(tensors, metadata=metadata),
+    }
 
 
 def trained_files(folder: Path, params: Mapping[str, Array]) -> dict[str, str | bytes]:
@@ -416,6 +504,8 @@ def trained_files(folder: Path, params: Mapping[str, Array]) -> dict[str, str | 
     }
     config = read_json(layout.transformer / "config.json")
     config |= {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
+    if config.get("quantization_config") == QUANTIZATION:
+        del config["quantization_config"]
     weights = {key: np.ascontiguousarray(value, np.float32) for key, value in params.items()}
     return {
         "config.json": json.dumps(config, indent=2) + "\n",
@@ -445,7 +535,7 @@ def release_pages(params: Mapping[str, Array]) -> None:
     For an op set that has copied the dense layers into its own layout, so that they are not in memory twice.
     """
     maps = set()
-    for value in params.values():
+    for value in params.stored() if isinstance(params, Parameters) else params.values():
         base: Any = value
         while isinstance(base, np.ndarray):
             base = base.base

@@ -35,6 +35,9 @@ TEXTS_AT_ONCE = {"numpy": 1024, "numba": 256}
 CHUNKS_AHEAD_PER_THREAD = 24
 
 
+LOW_PRECISION = ("bfloat16", "int8")  # computed by the Numba op set only
+
+
 class InputError(TypeError, ValueError):
     """Raised when an input is not a text; the message names the argument or the row.
 
@@ -67,11 +70,11 @@ class Encoder:
             raise ValueError(f"threads: expected None, because NumPy's BLAS manages its own threads, got {threads!r}")
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads: expected a positive integer, got {threads!r}")
-        self.dtype = _float_dtype(dtype)
+        self.dtype, self.compute_dtype = _dtypes(dtype)
         self.threads = threads or available_cpus()
         self.place, self.config, params = load(
             model_name_or_path,
-            dtype=dtype,
+            dtype=self.dtype,
             local_files_only=local_files_only,
             cache_folder=cache_folder,
             revision=revision,
@@ -80,18 +83,18 @@ class Encoder:
         self.weights: Mapping[str, Array] = MappingProxyType(params)
         self.has_own_weights = False  # whether they are others than those of the folder
         self._read_tokenizer(self.config.max_seq_length)
-        kernels, self.backend_reason = _choose_kernels(backend, self.dtype, self.config)
+        kernels, self.backend_reason = _choose_kernels(backend, self.compute_dtype, self.config)
         if kernels:
             try:
                 from minilm_np.kernels.warm_up import warm_up
 
-                self._bert = model.prepare(params, self.config, kernels)
+                self._use(model.prepare(params, self.config, kernels))
                 release_pages(params)
                 warm_up(self._bert)
             except Exception as error:  # Numba is installed but cannot compile, or run, on this machine
-                kernels, self.backend_reason = None, _without_numba(backend, error)
+                kernels, self.backend_reason = None, _without_numba(backend, self.compute_dtype, error)
         if not kernels:
-            self._bert = model.prepare(params, self.config, ops)
+            self._use(model.prepare(params, self.config, ops))
         self.backend = "numba" if kernels else "numpy"
 
     def replace_weights(self, params: Mapping[str, Array]) -> None:
@@ -109,9 +112,13 @@ class Encoder:
         copies = {name: np.array(params[name], self.dtype) for name in self.weights}
         for value in copies.values():
             value.flags.writeable = False
-        self._bert = model.prepare(copies, self.config, self._bert.ops)
+        self._use(model.prepare(copies, self.config, self._bert.ops))
         self.weights = MappingProxyType(copies)
         self.has_own_weights = True
+
+    def _use(self, bert: model.Bert) -> None:
+        self._bert = bert
+        self._programs: Any = None  # made when they are needed, by threads that hold the team
 
     def _read_tokenizer(self, max_seq_length: int) -> None:
         path, config = find_layout(self.place.folder).tokenizer, self.config
@@ -240,7 +247,7 @@ class Encoder:
         exception, Ctrl-C included, drops the chunks that have not begun. Where no thread can be started, this
         one computes.
         """
-        if self.backend == "numpy" or self.threads == 1:
+        if self.backend == "numpy":
             yield from map(compute, chunks)
             return
         first = next(chunks)
@@ -249,6 +256,9 @@ class Encoder:
             yield self._together(compute, first)
             return
         chunks = chain((first, second), chunks)
+        if self.threads == 1:
+            yield from map(compute, chunks)
+            return
         try:
             from concurrent.futures import ThreadPoolExecutor
         except RuntimeError:  # at its first import, in an atexit handler
@@ -399,46 +409,67 @@ class Encoder:
         stages["tokens"] = [strings[start:stop] for start, stop in pairwise(tokens.offsets)]
         return stages | detailed_stages(self._bert, *tokens)
 
-    def _forward(self, tokens: Tokens, observe: model.Observer = None, team: model.Ops | None = None) -> Array:
-        bert = self._bert._replace(ops=team) if team else self._bert
-        return model.forward(bert, *tokens, observe)
+    def _forward(self, tokens: Tokens, observe: model.Observer = None, team: Any = None) -> Array:
+        if team is None:
+            return model.forward(self._bert, *tokens, observe)
+        if self._programs is None:
+            from minilm_np.kernels.program import Programs
+
+            self._programs = Programs(self._bert)
+        program = self._programs.program(tokens.offsets)
+        if program is None:
+            return model.forward(self._bert._replace(ops=team), *tokens)
+        model.check_tokens(self.config, *tokens)
+        embeddings: Array = team.run(program, tokens.token_ids, tokens.token_type_ids)
+        return embeddings
 
 
-def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    message = f"dtype: expected 'float32' or 'float64', got {dtype!r}"
+def _dtypes(dtype: npt.DTypeLike) -> tuple[np.dtype[Any], str]:
+    """Return the dtype of a model's arrays, and the name of the dtype that its dense layers compute in."""
+    if isinstance(dtype, str) and dtype in LOW_PRECISION:
+        return np.dtype(np.float32), dtype
+    message = f"dtype: expected 'float32', 'float64', 'bfloat16' or 'int8', got {dtype!r}"
     try:
         result = np.dtype(dtype)
     except TypeError:
         raise TypeError(message) from None
     if result not in (np.float32, np.float64):
         raise ValueError(message)
-    return result
+    return result, result.name
 
 
-def _choose_kernels(backend: str, dtype: np.dtype[Any], config: model.BertConfig) -> tuple[Any, str]:
+def _choose_kernels(backend: str, compute_dtype: str, config: model.BertConfig) -> tuple[Any, str]:
     """Return the Numba op set, or None for NumPy, and the reason for the choice."""
     if backend == "numpy":
+        if compute_dtype in LOW_PRECISION:
+            raise ValueError(f"dtype: expected 'float32' or 'float64' with backend='numpy', got {compute_dtype!r}")
         return None, "requested"
     try:
-        if dtype != np.float32:
-            raise ValueError(f"dtype {dtype}: the Numba kernels compute in float32")
+        if compute_dtype == "float64":
+            raise ValueError("dtype float64: the Numba kernels compute in float32")
         from minilm_np import kernels
 
-        problem = kernels.unsupported(config.hidden_size, config.num_attention_heads, config.intermediate_size)
+        sizes = config.hidden_size, config.num_attention_heads, config.intermediate_size
+        problem = kernels.unsupported(*sizes, compute_dtype)
         if problem:
             raise ValueError(problem)
     except ValueError as error:
+        if compute_dtype in LOW_PRECISION:
+            raise ValueError(f"dtype: expected 'float32' or 'float64', got {compute_dtype!r}: {error}") from None
         if backend == "numba":
             raise ValueError(f"backend: expected 'auto' or 'numpy', got 'numba': {error}") from None
         return None, str(error)
     except Exception as error:  # Numba is missing, or its installation is broken
-        return None, _without_numba(backend, error)
-    return kernels, "requested" if backend == "numba" else "the fastest that works here"
+        return None, _without_numba(backend, compute_dtype, error)
+    return kernels.op_set(compute_dtype), "requested" if backend == "numba" else "the fastest that works here"
 
 
-def _without_numba(backend: str, error: Exception) -> str:
-    """Warn that NumPy computes instead of Numba and return the reason; raise ImportError if backend is "numba"."""
+def _without_numba(backend: str, compute_dtype: str, error: Exception) -> str:
+    """Warn that NumPy computes instead of Numba and return the reason; raise ImportError if only Numba would do."""
     cause = " ".join(str(error).split())[:300]  # Numba's messages can fill pages
+    if compute_dtype in LOW_PRECISION:
+        message = f"dtype: expected 'float32' or 'float64', got {compute_dtype!r}: Numba does not work here: {cause}"
+        raise ImportError(message) from error
     if backend == "numba":
         message = f"backend: expected 'auto' or 'numpy', got 'numba': Numba does not work here: {cause}"
         raise ImportError(message) from error

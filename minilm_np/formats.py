@@ -6,6 +6,7 @@
 | bf16 | 1 sign, 8 exponent, 7 fraction | the upper half of a float32 | none |
 | int8 | 8, signed | -127 to 127, symmetric: 0 is exact | one for a tensor, or one for each index of an axis |
 | uint8 | 8, unsigned | 0 to 255, asymmetric: a zero point represents 0 exactly | one for a tensor, from its range |
+| uint8 per row | 8, unsigned | 0 to 255; 0 stands for the smallest number | one for each row, from its range |
 
 Every conversion rounds to the nearest value, ties to even. The `round_to_*` functions return float32 arrays of values
 that the format can represent. They simulate inputs in that format for a computation that accumulates in float32.
@@ -74,6 +75,18 @@ def round_to_int8(x: Array, axis: int | None = None) -> Array:
     return np.asarray(codes * scale, np.float32)
 
 
+def quantize_weight(weight: Array) -> Int8:
+    """Quantize a dense weight (outputs, inputs) to int8 with a scale (outputs, 1) for each output channel.
+
+    As `quantize_int8`, but the scales are rounded up to 16 significant bits. So codes * scale is exact in float32, and
+    quantizing that again gives the same codes and scales.
+    """
+    scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True), np.float32(1e-30)) / np.float32(127)
+    bits = np.asarray(scale, np.float32).view(np.uint32)
+    scale = ((bits + np.uint32(0xFF)) & np.uint32(0xFFFFFF00)).view(np.float32)
+    return Int8(np.rint(weight / scale).astype(np.int8), scale)
+
+
 class Uint8(NamedTuple):
     """Asymmetric uint8: value = (codes - zero_point) * scale."""
 
@@ -102,3 +115,17 @@ def round_to_uint8(x: Array, dither: Array | float = 0.0) -> Array:
     """Round float32 to uint8 and return it as float32: (codes - zero_point) * scale of `quantize_uint8`."""
     codes, scale, zero_point = quantize_uint8(x, dither)
     return np.asarray((codes.astype(np.float32) - zero_point) * scale, np.float32)
+
+
+def round_rows_to_uint8(x: Array, dither: Array | float = 0.0) -> Array:
+    """Round each row of float32 x (T, K) to uint8 by its own range and return it as float32.
+
+    A row becomes codes * scale + min, with scale = (max - min) / 255 and codes = round((x - min) / scale). The dense
+    layers of SentenceTransformer(dtype="int8") quantize their inputs so.
+
+    dither: offsets, in steps, that move values near a tie to the other side; below 0.5.
+    """
+    low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
+    steps = np.float32(255) / np.maximum(high - low, np.float32(1e-30))
+    codes = np.clip(np.rint((x - low) * steps + dither), 0, 255)
+    return np.asarray(codes * ((high - low) / np.float32(255)) + low, np.float32)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_np import ops
-from minilm_np.checkpoint import read_options, trained_files
+from minilm_np.checkpoint import quantized_files, read_options, trained_files
 from minilm_np.encoder import Encoder, as_texts, stacklevel
 from minilm_np.files import in_the_way, replaced
 from minilm_np.layout import OPTIONS, files_to_save, find_layout, read_json
@@ -112,7 +112,9 @@ class SentenceTransformer(Encoder):
         Number of threads of the Numba op set. Default: the number of CPUs that the process may use. Not allowed with
         backend="numpy", because NumPy's BLAS manages its own threads.
     dtype
-        "float32", or "float64" for the float64 reference (NumPy op set only, about five times slower).
+        What the dense layers compute in. "float32" (default); "float64" for the float64 reference (NumPy op set only,
+        about five times slower); "bfloat16" or "int8" for less memory and, on CPUs with instructions for them, more
+        speed (Numba op set only; docs/precision.md has their errors). The embeddings of the last two are float32.
     modules, trust_remote_code, model_kwargs, processor_kwargs, config_kwargs, model_card_data
         Parameters of sentence-transformers that configure PyTorch; anything but the default raises ValueError.
 
@@ -122,6 +124,10 @@ class SentenceTransformer(Encoder):
         The op set in use, "numba" or "numpy".
     backend_reason : str
         Why it was chosen.
+    dtype : numpy.dtype
+        The dtype of the embeddings and weights, float32 or float64.
+    compute_dtype : str
+        What the dense layers compute in: "float32", "float64", "bfloat16" or "int8".
     config : minilm_np.model.BertConfig
         The model's hyperparameters.
     weights : Mapping[str, ndarray]
@@ -207,7 +213,7 @@ class SentenceTransformer(Encoder):
             "local_files_only": local_files_only,
             "backend": backend,
             "threads": threads,
-            "dtype": str(self.dtype),
+            "dtype": self.compute_dtype,
         }
         saved = read_options(self.place.folder, ("query", "document", *(prompts or {})))
         all_prompts = {"query": "", "document": "", **saved.prompts, **(prompts or {})}
@@ -656,23 +662,28 @@ class SentenceTransformer(Encoder):
         result: Array = self.encode(sentences, pool=pool, **dict(zip(names, args, strict=False)), **kwargs)
         return result
 
-    def save_pretrained(self, path: str | os.PathLike[str], *_: Any, **__: Any) -> None:
+    def save_pretrained(self, path: str | os.PathLike[str], *_: Any, dtype: str | None = None, **__: Any) -> None:
         """Save the model and its current options to a folder; sentence-transformers can load it, too.
 
         The options are max_seq_length, prompts, default_prompt_name, similarity_fn_name and truncate_dim. Each file
         is replaced atomically, so an error leaves no half-written file. Trained parameters are saved in float32; others
-        are copied as they are.
+        are copied as they are. So a model that computes in bfloat16 or int8 saves its unrounded parameters; pass the
+        model's `dtype` again when you load the folder.
 
         Parameters
         ----------
         path
             The folder, which is created if needed.
+        dtype
+            "int8" stores the weights of the dense layers in int8, with a scale for each output: a quarter of their
+            size. Only this package can load that. A model that is loaded from it with dtype="int8" has the same
+            embeddings, bit for bit, as one that is loaded from the original with dtype="int8".
 
         Raises
         ------
         ValueError
-            If `path` is the folder that the model was loaded from, or holds a symbolic link, a file or a folder where
-            a folder or a file of the model belongs.
+            If `dtype` is anything else, or `path` is the folder that the model was loaded from, or holds a symbolic
+            link, a file or a folder where a folder or a file of the model belongs.
         OSError
             If a file cannot be written.
 
@@ -687,6 +698,8 @@ class SentenceTransformer(Encoder):
         """
         if not os.fspath(path):
             raise ValueError("path: expected a folder, got ''")
+        if dtype not in (None, "int8"):
+            raise ValueError(f"dtype: expected None or 'int8', got {dtype!r}")
         folder, own = Path(path), self.place.folder
         folder.mkdir(parents=True, exist_ok=True)
         if folder.resolve() == own.resolve():
@@ -707,9 +720,9 @@ class SentenceTransformer(Encoder):
         }
         files[OPTIONS] = json.dumps(options, indent=2) + "\n"
         files["README.md"] = _model_card(self)
-        if self.has_own_weights:
+        if dtype == "int8" or self.has_own_weights:
             files = {name: file for name, file in files.items() if not name.startswith("model")}
-            files |= trained_files(own, self.weights)
+            files |= (quantized_files if dtype == "int8" else trained_files)(own, self.weights)
         problem = in_the_way(folder, files)
         if problem:
             raise ValueError(f"path: {problem}")

@@ -457,7 +457,7 @@ def load(
     cache_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: bool | str | None = None,
-) -> tuple[Place, BertConfig, dict[str, Array]]:
+) -> tuple[Place, BertConfig, Mapping[str, Array]]:
     """Find or fetch a checkpoint; return its place, its hyperparameters and its parameters by key.
 
     The default model's weights and tokenizer are checked against their sha256 at every load. A folder given by its

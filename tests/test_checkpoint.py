@@ -139,8 +139,8 @@ def test_leaves_out_parameters_that_the_model_does_not_use(tmp_path: Path) -> No
 
 
 def test_aligns_unaligned_data(tmp_path: Path) -> None:
-    tensors = {"pooler": ("I8", (3,), b"abc")}
-    with pytest.raises(WeightsError, match=r"pooler: expected dtype F32 or .*, got I8"):
+    tensors = {"pooler": ("U8", (3,), b"abc")}
+    with pytest.raises(WeightsError, match=r"pooler: expected dtype F32 or .*, got U8"):
         read_params(write(tmp_path, safetensors_bytes(tensors | tiny_tensors())), TINY)
     content = safetensors_bytes(tiny_tensors())
     length = struct.unpack("<Q", content[:8])[0]

@@ -76,6 +76,17 @@ def test_uint8_covers_the_range_and_represents_zero_exactly() -> None:
     assert (formats.quantize_uint8(x, dither=0.4).codes != codes).any()
 
 
+def test_uint8_by_row_is_within_half_a_step_of_the_row() -> None:
+    sizes = np.array([[1], [10], [0.1], [3], [0]], np.float32)
+    x = np.random.default_rng(4).standard_normal((5, 33)).astype(np.float32) * sizes
+    rounded = formats.round_rows_to_uint8(x + np.float32(2))
+    step = (x.max(axis=1, keepdims=True) - x.min(axis=1, keepdims=True)) / 255
+    assert rounded.dtype == np.float32
+    assert (np.abs(rounded - x - 2) <= 0.5001 * step + 1e-6).all(), "each row has its own range"
+    assert all(len(np.unique(row)) <= 256 for row in formats.round_rows_to_uint8(np.tile(x, 100)))
+    assert (formats.round_rows_to_uint8(x[:1], dither=0.4) != formats.round_rows_to_uint8(x[:1])).any()
+
+
 def test_uint8_does_not_wrap_around_at_the_end_of_the_range() -> None:
     x = np.array([-1.5, 0, 253.5], np.float32)  # scale 1; 253.5 and the zero point both round up, to 254 + 2
     codes, scale, zero_point = formats.quantize_uint8(x)

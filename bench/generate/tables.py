@@ -1,10 +1,10 @@
 """Run a benchmark and write its tables: `python bench/generate/tables.py NAME [OPTIONS]`.
 
-NAME is race, cold, util, fidelity, card, confusion, gradients, learn, train or train-memory. OPTIONS are those of the
-benchmark's own script (bench/race.py, ...). A table stands in a block of README.md or of a page in docs/, between the
-lines <!-- BLOCK:begin --> and <!-- BLOCK:end -->. The race's table has a block for each CPU family, named as LLVM names
-the CPU (race-znver5, race-sapphirerapids), so that no machine overwrites the numbers of another. On a CPU family
-without a block, a section with a new block is added behind the last one.
+NAME is race, cold, util, fidelity, precisions, card, confusion, gradients, learn, train or train-memory. OPTIONS are
+those of the benchmark's own script (bench/race.py, ...). A table stands in a block of README.md or of a page in docs/,
+between the lines <!-- BLOCK:begin --> and <!-- BLOCK:end -->. The race's table has a block for each CPU family, named
+as LLVM names the CPU (race-znver5, race-sapphirerapids), so that no machine overwrites the numbers of another. On a CPU
+family without a block, a section with a new block is added behind the last one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ BLOCKS = {  # benchmark: its module, the blocks that it fills
     "cold": ("cold", ("cold",)),
     "util": ("race_util", ("util",)),
     "fidelity": ("fidelity", ("fidelity", "summary-fidelity")),
+    "precisions": ("precisions", ("precisions",)),
     "card": ("card", ("card",)),
     "confusion": ("confusion", ("confusion",)),
     "gradients": ("gradient_errors", ("gradients",)),

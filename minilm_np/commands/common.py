@@ -44,6 +44,15 @@ def add_model_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dtype_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        metavar="D",
+        help="what the dense layers compute in: float32, float64 (slow), or bfloat16 or int8 (less exact, but faster "
+        "on CPUs with instructions for them); default: float32",
+    )
+
+
 def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `open_target` reads."""
     parser.add_argument(
@@ -84,15 +93,14 @@ def check_outputs(arguments: argparse.Namespace, *options: str) -> None:
 # --- model and targets -------------------------------------------------------------------------
 
 
-def load_model(folder: str | None, number_of_texts: int) -> SentenceTransformer:
+def load_model(folder: str | None, number_of_texts: int, dtype: str | None = None) -> SentenceTransformer:
     """Load a model, by default all-MiniLM-L6-v2, with the op set that is faster for that number of texts."""
     from minilm_np import SentenceTransformer
+    from minilm_np.encoder import LOW_PRECISION
 
-    # Importing Numba takes half a second, in which NumPy encodes a hundred short texts.
-    backend = "numpy" if number_of_texts <= MAX_TEXTS_FOR_NUMPY else "auto"
-    if folder is None:
-        return SentenceTransformer(backend=backend)
-    return SentenceTransformer(folder, backend=backend)
+    # Importing Numba takes half a second, in which NumPy encodes a hundred short texts. Only Numba has low precisions.
+    backend = "numpy" if number_of_texts <= MAX_TEXTS_FOR_NUMPY and dtype not in LOW_PRECISION else "auto"
+    return SentenceTransformer(folder, backend=backend, dtype="float32" if dtype is None else dtype)
 
 
 def open_target(

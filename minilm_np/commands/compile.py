@@ -17,6 +17,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from minilm_np import kernels, model
     from minilm_np.checkpoint import parameter_shapes
+    from minilm_np.encoder import LOW_PRECISION
     from minilm_np.kernels import cache
     from minilm_np.kernels.simd import WIDTH, WITHOUT_JIT
     from minilm_np.kernels.warm_up import warm_up
@@ -28,7 +29,10 @@ def run(arguments: argparse.Namespace) -> None:
     params = {key: np.ones(shape, np.float32) for key, shape in parameter_shapes(config).items()}
     for value in params.values():
         value.flags.writeable = False  # as a checkpoint's; Numba compiles for read-only arrays separately
-    warm_up(model.prepare(params, config, kernels))
+    sizes = config.hidden_size, config.num_attention_heads, config.intermediate_size
+    for dtype in ("float32", *LOW_PRECISION):
+        if not kernels.unsupported(*sizes, dtype):
+            warm_up(model.prepare(params, config, kernels.op_set(dtype)))
     counts = cache.KernelCache
     if counts.unsaved is not None:
         raise OSError(f"the compiled kernels cannot be kept: {counts.unsaved}; set NUMBA_CACHE_DIR")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from minilm_np.commands.common import (
+    add_dtype_option,
     add_model_option,
     check_at_least_one,
     check_outputs,
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of texts that the NumPy op set computes together (default: 32)",
     )
+    add_dtype_option(parser)
     add_model_option(parser)
 
 
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_outputs(arguments, "output")
     check_at_least_one("--batch-size", arguments.batch_size)
     texts = read_lines(arguments.file)
-    model = load_model(arguments.model, len(texts))
+    model = load_model(arguments.model, len(texts), arguments.dtype)
     embeddings = model.encode(texts, batch_size=arguments.batch_size, show_progress_bar=sys.stderr.isatty())
     embeddings = embeddings.reshape(len(texts), -1 if texts else model.config.hidden_size).astype("float32")
     if output is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from minilm_np.commands.common import (
     API_KEY_HELP,
+    add_dtype_option,
     add_endpoint_options,
     add_model_option,
     check_outputs,
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with the data (default: the cache of the datasets library)",
     )
     parser.add_argument("--backend", metavar="B", help="op set: auto, numba or numpy (default: auto)")
-    parser.add_argument("--dtype", metavar="D", help="float32 or float64 (default: float32)")
+    add_dtype_option(parser)
     parser.add_argument(
         "--encoder",
         type=name_argument,
@@ -128,7 +129,7 @@ def _encoder(arguments: argparse.Namespace) -> tuple[Any, int, dict[str, Any]]:
         "model": arguments.model or "sentence-transformers/all-MiniLM-L6-v2",
         "fingerprint": fingerprint(model),
         "backend": model.backend,
-        "dtype": str(model.dtype),
+        "dtype": model.compute_dtype,
         "minilm_np": __version__,
         "numpy": np.__version__,
     }

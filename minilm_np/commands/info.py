@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from minilm_np.commands.common import MAX_TEXTS_FOR_NUMPY, add_model_option, load_model
+from minilm_np.commands.common import MAX_TEXTS_FOR_NUMPY, add_dtype_option, add_model_option, load_model
 
 HELP = "Print the versions, the model's files with their sha256, its configuration and the op set in use."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_dtype_option(parser)
     add_model_option(parser)
 
 
@@ -21,9 +22,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     from minilm_np import __version__, weights
     from minilm_np.checkpoint import parameter_shapes
+    from minilm_np.encoder import LOW_PRECISION
     from minilm_np.layout import checkpoint_files
 
-    model = load_model(arguments.model, MAX_TEXTS_FOR_NUMPY + 1)
+    model = load_model(arguments.model, MAX_TEXTS_FOR_NUMPY + 1, arguments.dtype)
     place = model.place
     print(f"minilm_np   {__version__}, Python {sys.version.split()[0]}, NumPy {np.__version__}")
     print(f"weights     {place.folder} ({place.what})")
@@ -34,7 +36,9 @@ def run(arguments: argparse.Namespace) -> None:
     count = sum(int(np.prod(shape)) for shape in parameter_shapes(model.config).values())
     print(f"parameters  {count:,}")
     print("config      " + ", ".join(f"{key} {value}" for key, value in asdict(model.config).items()))
-    print(f"op set      {model.backend} ({model.backend_reason}); numpy for up to {MAX_TEXTS_FOR_NUMPY} texts")
+    few = "" if model.compute_dtype in LOW_PRECISION else f"; numpy for up to {MAX_TEXTS_FOR_NUMPY} texts"
+    print(f"op set      {model.backend} ({model.backend_reason}){few}")
+    print(f"dtype       {model.compute_dtype} in dense layers, {model.dtype} elsewhere")
     print(f"threads     {model.threads}" if model.backend == "numba" else "threads     set by NumPy's BLAS")
     print(f"cache       {weights.cache_folder()}")
     if model.backend == "numba":

@@ -8,7 +8,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from minilm_np.commands.common import add_model_option, load_model
+from minilm_np.commands.common import add_dtype_option, add_model_option, load_model
 
 if TYPE_CHECKING:
     from minilm_np.study import TokenPairs
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", action="store_true", help="also show what each pair of words adds to the similarity of two texts"
     )
+    add_dtype_option(parser)
     add_model_option(parser)
 
 
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--explain: expected two texts, got {len(texts)}")
     from minilm_np.util import cos_sim
 
-    model = load_model(arguments.model, len(texts))
+    model = load_model(arguments.model, len(texts), arguments.dtype)
     embeddings = model.encode(texts).astype("float64")
     scores = cos_sim(embeddings, embeddings)
     if len(texts) == 2:

@@ -44,14 +44,14 @@ The order of the search
        the order of the catalogue, plain mistakes first, because the evidence cannot tell them apart.
 
 Low-precision formats
-    Activations in fp16, bf16 or int8 are rounded after every operation, and two correct implementations of the format
-    round different values up or down. So the simulation cannot return the port's own numbers. The noise floor is
-    measured: the simulation runs again with dithered rounding, and the squared distance between its two results is
-    subtracted from sum |got - simulated|^2. A large floor could hide a different mistake. It is therefore granted only
-    if the change that the format makes in the simulation has roughly the size (squared norm within a factor of 2) and
-    the direction (cosine above 0.25) of the port's difference. These hypotheses usually remain candidates, because
-    `remaining` includes the noise. The noise also hides a second mistake: if such a format alone explains more than
-    0.9, no pairs are tried.
+    Activations in fp16, bf16 or int8 are rounded after every operation, or before every dense layer, and two
+    correct implementations of the format round different values up or down. So the simulation cannot return the
+    port's own numbers. The noise floor is measured: the simulation runs again with dithered rounding, and the
+    squared distance between its two results is subtracted from sum |got - simulated|^2. A large floor could hide a
+    different mistake. It is therefore granted only if the change that the format makes in the simulation has
+    roughly the size (squared norm within a factor of 2) and the direction (cosine above 0.25) of the port's
+    difference. These hypotheses usually remain candidates, because `remaining` includes the noise. The noise also
+    hides a second mistake: if such a format alone explains more than 0.9, no pairs are tried.
 
 What the search cannot find
     Mistakes that are not in the catalogue, three mistakes at once, and two mistakes about the same decision (the same
@@ -225,7 +225,10 @@ class Search:
         if not any(cause.fits for _, cause in results):
             tried = {hypothesis[0].name for hypothesis, _ in results}
             left = [mistake for mistake in self.mistakes if mistake.name not in tried]
-            left.sort(key=lambda mistake: mistake.is_slow)  # the time may be over before the slow ones
+            one = self.evidence[-1]
+            none_right = all(self._is_wrong(one, place) for place in range(len(one.rows)))
+            # The time may be over before the slow ones, and those that would have left some texts right.
+            left.sort(key=lambda mistake: (mistake.is_slow, none_right and mistake.can_spare_texts))
             results += self._best((mistake,) for mistake in left)
         if self.pairs and not any(cause.fits or self._is_noisy_format(h, cause) for h, cause in results):
             results += self._best_pairs(results)

@@ -229,6 +229,8 @@ FORMATS = (
     mistake("fp16-activations", "weights and activations in float16", weights="fp16", activations="fp16"),
     mistake("bf16-weights", "weights in bfloat16", weights="bf16"),
     mistake("bf16-activations", "weights and activations in bfloat16", weights="bf16", activations="bf16"),
+    mistake("bf16-dense", "weights and inputs of dense layers in bfloat16",
+            weights="bf16 dense", activations="bf16 dense"),
     mistake("int8-weights-per-tensor", "dense weights in int8, one scale per tensor", weights="int8 per tensor"),
     mistake("int8-weights-per-channel", "dense weights in int8, one scale per output", weights="int8 per channel"),
     mistake("int8-dynamic", "dense weights and embedding tables in int8, activations in uint8, scaled to their range",
@@ -238,6 +240,8 @@ FORMATS = (
     mistake("int8-dynamic-per-channel",
             "dense weights in int8, one scale per output, activations in uint8, scaled to their range",
             weights="int8 per channel", activations="int8", pad_to=LONGEST),
+    mistake("int8-dense", "dense weights in int8, one scale per output, their inputs in uint8, one range per token",
+            weights="int8 dense", activations="int8 per token"),
 )
 
 RESULT = (

@@ -54,7 +54,10 @@ class Variant:
     layers: tuple[int, ...] | None = None  # which layers run, in which order; None: all
     transposed: frozenset[str] = frozenset()  # dense modules, by their names in the checkpoint
     without_bias: frozenset[str] = frozenset()  # dense and LayerNorm modules
-    weights: Literal["float32", "fp16", "bf16", "int8 per tensor", "int8 per channel"] = "float32"
+    # "bf16 dense" and "int8 dense": as the dense layers of SentenceTransformer in bfloat16 and int8
+    weights: Literal["float32", "fp16", "bf16", "bf16 dense", "int8 per tensor", "int8 per channel", "int8 dense"] = (
+        "float32"
+    )
     tables: Literal["float32", "int8 per tensor"] = "float32"  # embedding tables, on top of `weights`
     # arithmetic
     hidden_act: Literal["gelu", "gelu_new", "quick_gelu", "relu"] = "gelu"
@@ -66,7 +69,8 @@ class Variant:
     attention_scale: Literal["head", "head squared", "hidden", "none", "uniform"] = "head"
     attention_order: tuple[int, int, int] = (0, 1, 2)  # which of query, key, value acts as query, key, value
     heads: Literal["blocks", "interleaved", "not transposed", "not transposed back"] = "blocks"
-    activations: Literal["float32", "fp16", "bf16", "int8"] = "float32"
+    # after every operation, or as inputs of dense layers: "bf16 dense", "int8" (one range) and "int8 per token"
+    activations: Literal["float32", "fp16", "bf16", "bf16 dense", "int8", "int8 per token"] = "float32"
     dither: bool = False  # round activations differently: errors of the same size in other directions
     # word pieces -> one vector
     pooling_mode: str = "mean"  # of ops.pool, or of POOLING_MODES
@@ -352,8 +356,7 @@ class VariantOps:
             layer = name.removesuffix(".attention.self").removesuffix(".intermediate.dense")
             norm = f"{layer}.attention.output" if name.endswith("attention.self") else f"{layer}.output"
             x = self._layer_norm(x, self.bert.weights[f"{norm}.LayerNorm"], variant.layer_norm_eps)
-        if variant.activations == "int8":
-            x = formats.round_to_uint8(x, self._half_steps(x) if variant.dither else 0.0)
+        x = self._round_input(x)
         y = self._round(ops.linear(x, dense.value, None))
         if activation == "quick_gelu":
             y = y / (1 + np.exp(-1.702 * y))
@@ -442,6 +445,16 @@ class VariantOps:
         """Return random offsets between -1/2 and 1/2, which move roundings to the other neighbor."""
         return self.random.random(x.shape, np.float32) - np.float32(0.5)
 
+    def _round_input(self, x: Array) -> Array:
+        """Return the input of a dense layer, rounded if the variant rounds only there."""
+        activations = self.variant.activations
+        if activations not in ("bf16 dense", "int8", "int8 per token"):
+            return x
+        half_steps: Array | float = self._half_steps(x) if self.variant.dither else 0.0
+        if activations == "bf16 dense":
+            return formats.round_to_bf16(x * (1 + np.float32(formats.EPSILON["bf16"]) * half_steps))
+        return (formats.round_to_uint8 if activations == "int8" else formats.round_rows_to_uint8)(x, half_steps)
+
     def _round(self, x: Array) -> Array:
         activations = self.variant.activations
         if self.variant.dither and activations in formats.EPSILON:
@@ -452,13 +465,18 @@ class VariantOps:
 
 
 def _round_parameter(name: str, value: Array, format: str) -> Array:
-    """Return a parameter as it is after storage in `format`; int8 applies to dense weights only."""
+    """Return a parameter as it is after storage in `format`; "bf16 dense" and int8 apply to dense weights only."""
     if format == "fp16":
         return formats.round_to_fp16(value)
     if format == "bf16":
         return formats.round_to_bf16(value)
     if value.ndim < 2 or name.startswith("embeddings."):
         return value
+    if format == "bf16 dense":
+        return formats.round_to_bf16(value)
+    if format == "int8 dense":
+        codes, scale = formats.quantize_weight(value)
+        return np.asarray(codes * scale)
     return formats.round_to_int8(value, axis=1 if format == "int8 per channel" else None)
 
 

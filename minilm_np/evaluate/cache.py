@@ -28,7 +28,7 @@ def fingerprint(model: SentenceTransformer) -> str:
     """Return 64 hexadecimal digits: a hash of everything except the text that an embedding depends on.
 
     The hash covers the weights in memory; the bytes of the checkpoint's other files; the code that computes; the op set
-    with its dtype and SIMD width; the versions of NumPy, Numba and tokenizers; and the settings max_seq_length,
+    with its compute dtype and SIMD width; the versions of NumPy, Numba and tokenizers; and the settings max_seq_length,
     truncate_dim and the default prompt.
     """
     folder, package = model.place.folder, Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def fingerprint(model: SentenceTransformer) -> str:
         digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     width = import_module("minilm_np.kernels.simd").WIDTH if model.backend == "numba" else None
     prompt = model.prompts.get(model.default_prompt_name or "", "")
-    settings = (model.backend, width, str(model.dtype), model.max_seq_length, model.truncate_dim, prompt)
+    settings = (model.backend, width, model.compute_dtype, model.max_seq_length, model.truncate_dim, prompt)
     digest.update(repr(settings).encode())
     libraries = ("numpy", "tokenizers", *(("numba",) if model.backend == "numba" else ()))
     digest.update(repr([version(library) for library in libraries]).encode())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from chromadb.api.types import EmbeddingFunction
-from chromadb.utils.embedding_functions import register_embedding_function
+from chromadb.utils.embedding_functions import known_embedding_functions, register_embedding_function
 
+from minilm_np.encoder import LOW_PRECISION
 from minilm_np.integrations._common import several
 from minilm_np.sentence_transformer import SentenceTransformer
 from minilm_np.weights import DEFAULT_MODEL
@@ -17,7 +19,8 @@ from minilm_np.weights import DEFAULT_MODEL
 class MiniLMEmbeddingFunction(EmbeddingFunction[Any]):  # type: ignore[misc]
     """Encode documents and queries for a Chroma collection.
 
-    A collection stores the function's name and options, and restores the function from them.
+    A collection stores the function's name and options, and restores the function from them. Chroma raises ValueError
+    if a collection is opened with a function of another name. So the name of a low precision has its dtype.
 
     Parameters
     ----------
@@ -39,6 +42,11 @@ class MiniLMEmbeddingFunction(EmbeddingFunction[Any]):  # type: ignore[misc]
     def __init__(self, model_name: str = DEFAULT_MODEL, **options: Any):
         self.model_name, self.options = model_name, options
         self._model = SentenceTransformer(model_name, **options)
+        dtype = self._model.compute_dtype
+        if "dtype" in options:
+            options["dtype"] = dtype  # JSON has no NumPy dtypes
+        if dtype in LOW_PRECISION:
+            self.name = partial(_name, dtype)  # type: ignore[method-assign]
 
     def __call__(self, input: Any) -> Any:  # Chroma requires this parameter name
         """Return the embeddings of documents, an iterable of n str: a list of n float32 arrays (H,).
@@ -56,7 +64,7 @@ class MiniLMEmbeddingFunction(EmbeddingFunction[Any]):  # type: ignore[misc]
 
     @staticmethod
     def name() -> str:
-        """Return the name under which Chroma registers this class."""
+        """Return the name that a collection stores: "minilm_np", or for instance "minilm_np_int8"."""
         return "minilm_np"
 
     def default_space(self) -> Any:
@@ -75,3 +83,11 @@ class MiniLMEmbeddingFunction(EmbeddingFunction[Any]):  # type: ignore[misc]
     def build_from_config(config: dict[str, Any]) -> MiniLMEmbeddingFunction:
         """Return the function that `get_config` describes."""
         return MiniLMEmbeddingFunction(**config)
+
+
+def _name(dtype: str) -> str:
+    return f"minilm_np_{dtype}"
+
+
+for _dtype in LOW_PRECISION:
+    known_embedding_functions[_name(_dtype)] = MiniLMEmbeddingFunction

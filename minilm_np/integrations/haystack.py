@@ -24,11 +24,12 @@ class _Embedder:
         backend: str = "auto",
         threads: int | None = None,
         truncate_dim: int | None = None,
+        dtype: str = "float32",
     ):
         if not isinstance(model, str):
             raise TypeError(f"model: expected the name or folder of a model, got {type(model).__name__}")
         self.model, self.encode_kwargs = model, dict(encode_kwargs or {})
-        self.backend, self.threads, self.truncate_dim = backend, threads, truncate_dim
+        self.backend, self.threads, self.truncate_dim, self.dtype = backend, threads, truncate_dim, dtype
         self._model: SentenceTransformer | None = None
 
     def warm_up(self) -> None:
@@ -37,7 +38,7 @@ class _Embedder:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the name of the class and the options, which a saved pipeline stores."""
-        options = {name: getattr(self, name) for name in ("backend", "threads", "truncate_dim")}
+        options = {name: getattr(self, name) for name in ("backend", "threads", "truncate_dim", "dtype")}
         description: dict[str, Any] = default_to_dict(
             self, model=self.model, encode_kwargs=self.encode_kwargs, **options
         )
@@ -46,7 +47,11 @@ class _Embedder:
     def _loaded(self) -> SentenceTransformer:
         if self._model is None:
             self._model = SentenceTransformer(
-                self.model, backend=self.backend, threads=self.threads, truncate_dim=self.truncate_dim
+                self.model,
+                backend=self.backend,
+                threads=self.threads,
+                truncate_dim=self.truncate_dim,
+                dtype=self.dtype,
             )
         return self._model
 
@@ -61,7 +66,7 @@ class MiniLMTextEmbedder(_Embedder):
         The name or folder of a model.
     encode_kwargs
         Arguments for every call of `SentenceTransformer.encode_query`, such as `truncation`.
-    backend, threads, truncate_dim
+    backend, threads, truncate_dim, dtype
         As in SentenceTransformer.
 
     Examples
@@ -87,7 +92,7 @@ class MiniLMDocumentEmbedder(_Embedder):
         The name or folder of a model.
     encode_kwargs
         Arguments for every call of `SentenceTransformer.encode_document`, such as `truncation`.
-    backend, threads, truncate_dim
+    backend, threads, truncate_dim, dtype
         As in SentenceTransformer.
 
     Examples

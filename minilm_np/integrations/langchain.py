@@ -7,6 +7,7 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
+from minilm_np.encoder import LOW_PRECISION
 from minilm_np.integrations._common import as_model, several, single
 from minilm_np.sentence_transformer import SentenceTransformer
 from minilm_np.weights import DEFAULT_MODEL
@@ -39,7 +40,10 @@ class MiniLMEmbeddings(Embeddings):  # type: ignore[misc]
         **options: Any,
     ):
         self.model = as_model(model, options)
-        self.model_name = str(self.model.place.folder)  # other frameworks that take LangChain's Embeddings read it
+        # Other frameworks that take LangChain's Embeddings read it, and it can be the namespace of cached vectors.
+        self.model_name = str(self.model.place.folder)
+        if self.model.compute_dtype in LOW_PRECISION:
+            self.model_name += f" ({self.model.compute_dtype})"
         self.encode_kwargs = dict(encode_kwargs or {})
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:

@@ -52,6 +52,8 @@ class MiniLMEmbedding(BaseEmbedding):  # type: ignore[misc]
         options = {**options.pop("model_options", {}), **options}
         loaded = as_model(model or fields.get("model_name", DEFAULT_MODEL), options)
         changing_vectors = {name: getattr(loaded, name) for name in ("prompts", "default_prompt_name", "truncate_dim")}
+        if loaded.compute_dtype != "float32":  # the default is left out, as in descriptions that are already stored
+            changing_vectors["dtype"] = loaded.compute_dtype
         super().__init__(
             embed_batch_size=embed_batch_size,
             encode_kwargs=encode_kwargs or {},

@@ -15,13 +15,13 @@ from minilm_np.weights import DEFAULT_MODEL
 
 
 class SentenceEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Transform n texts into embeddings (n, H), float32; H is 384 for the default model.
+    """Transform n texts into embeddings (n, H); H is 384 for the default model.
 
     `fit` loads the model and learns nothing from the texts. Pickling stores the model's path and options.
 
     Parameters
     ----------
-    model_name_or_path, backend, threads, truncate_dim
+    model_name_or_path, backend, threads, truncate_dim, dtype
         As in SentenceTransformer.
     batch_size
         As in `SentenceTransformer.encode`.
@@ -46,17 +46,20 @@ class SentenceEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         threads: int | None = None,
         truncate_dim: int | None = None,
         batch_size: int = 32,
+        dtype: str = "float32",
     ):
         self.model_name_or_path = model_name_or_path
         self.backend = backend
         self.threads = threads
         self.truncate_dim = truncate_dim
         self.batch_size = batch_size
+        self.dtype = dtype
 
     def fit(self, X: Any, y: Any = None) -> SentenceEncoder:
         """Load the model and return self; X and y are ignored."""
-        options = {"backend": self.backend, "threads": self.threads, "truncate_dim": self.truncate_dim}
-        self.model_ = SentenceTransformer(self.model_name_or_path, **options)  # type: ignore[arg-type]
+        names = ("backend", "threads", "truncate_dim", "dtype")
+        options = {name: getattr(self, name) for name in names}
+        self.model_ = SentenceTransformer(self.model_name_or_path, **options)
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:

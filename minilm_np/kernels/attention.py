@@ -49,8 +49,8 @@ from minilm_np.kernels.simd import (
 
 # The tile of scores has ROWS keys and VECTORS * WIDTH queries; that of the context has ROWS queries and up to VECTORS *
 # WIDTH of the head's D columns.
-ROWS, VECTORS = (8, 2) if WIDTH == 16 else (4, 2)
-LANES = VECTORS * WIDTH  # queries computed together: 32 with AVX-512, else 16
+ROWS, VECTORS, QUERIES = (8, 2, 8) if WIDTH == 16 else (4, 3, 6)
+LANES = VECTORS * WIDTH  # queries computed together: 32 with AVX-512, else 24
 # `shift` in softmax_columns is rounded. Its error is the same for every key, so it cancels, as long as it is far below
 # 127, where exp2 overflows. It is at most 2^-9 for scores up to this one, before they are scaled. The scores of
 # all-MiniLM-L6-v2 stay below 400.
@@ -166,10 +166,10 @@ def attention(qkv, offsets, H, num_heads, context, first_head, last_head, scratc
                 count = min(LANES, S - q)
                 probabilities(qkv, first, q, count, S, H, head, D, scale, queries, scores)
                 at = (first + q) * H + head * D
-                if count >= ROWS:
-                    pair, single = zero_tile(ROWS, 2), zero_tile(ROWS, 1)
-                    for rows in range(0, count, ROWS):
-                        c = min(rows, count - ROWS)
+                if count >= QUERIES:
+                    pair, single = zero_tile(QUERIES, 2), zero_tile(QUERIES, 1)
+                    for rows in range(0, count, QUERIES):
+                        c = min(rows, count - QUERIES)
                         weighted_values(pair, single, scores, c, S, qkv, value, H, D, context, at + c * H)
                 else:
                     for c in range(count):

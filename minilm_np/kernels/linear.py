@@ -6,8 +6,9 @@ is part of a column of W, and its elements are K numbers apart in memory. So W i
 into panels: an array (panels, K, PANEL) in which panel q is W[q * PANEL : (q + 1) * PANEL].T. The inner loop then reads
 memory in order.
 
-The loops, from the outside in, are over panels, blocks of ROWS rows, and terms k. A panel (72 KB for K = 384 and
-PANEL = 48) stays in the core's second-level cache while all rows of x are multiplied by it.
+The sum over k is cut into partial sums of DEPTH terms. The loops, from the outside in, are over panels, partial sums,
+blocks of ROWS rows, and terms k. So the part of a panel that a partial sum needs (9 KB for DEPTH = 96 and PANEL = 24)
+stays in the core's first-level cache while all rows of x are multiplied by it; a whole panel would not fit.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ PANEL = VECTORS * WIDTH  # columns of y in a panel: 48 with AVX-512, else 24
 # Terms in a partial sum. 16 partial sums of 96 terms have a quarter of the error of one sum of 1536 terms, which would
 # be 2 % faster.
 DEPTH = 96
-# While a panel is used, the next one is prefetched: a few cache lines after every STEP terms.
-STEP = 8
+# While a part of a panel is used, the next one is prefetched: a few cache lines after every STEP terms.
+STEP = 16
 
 
 class Packed(NamedTuple):
@@ -53,74 +54,128 @@ class Packed(NamedTuple):
     bias: Array  # (N,)
     shape: tuple[int, int]  # (N, K)
 
+    def operands(self, x: Array) -> tuple[Array, ...]:
+        """Return x (T, K), flat: what the kernel reads of the input."""
+        return (x,)
 
-def panels_of(N: int) -> int:
-    """Return the number of panels for N outputs."""
-    return -(-N // PANEL)
+    def run(self, operands: tuple[Array, ...], T: int, use_gelu: bool, y: Array) -> None:
+        """Set y (T, N), flat, to the product and the activation."""
+        N, K = self.shape
+        linear(*operands, T, 1, K, self.panels, self.bias, N, use_gelu, y, 0, panels_of(N), 1)
+
+
+def panels_of(N: int, panel: int = PANEL) -> int:
+    """Return the number of panels of `panel` columns for N outputs."""
+    return -(-N // panel)
+
+
+def pack(weight: Array, panel: int = PANEL) -> Array:
+    """Copy weight (N, K), float32 or int32, into panels. If `panel` does not divide N, the last two panels overlap."""
+    N, K = weight.shape
+    starts = [min(j, N - panel) for j in range(0, N, panel)]
+    panels = empty(len(starts) * K * panel).view(weight.dtype).reshape(-1, K, panel)
+    for part, j in zip(panels, starts, strict=True):
+        part[:] = weight[j : j + panel].T
+    return panels.reshape(-1)
 
 
 def prepare_dense(weight: Array, bias: Array) -> Packed:
-    """Pack weight (N, K) into panels. If PANEL does not divide N, the last panel overlaps the one before it."""
-    N, K = weight.shape
-    starts = [min(j, N - PANEL) for j in range(0, N, PANEL)]
-    panels = empty(len(starts) * K * PANEL).reshape(-1, K, PANEL)
-    for panel, j in zip(panels, starts, strict=True):
-        panel[:] = weight[j : j + PANEL].T
-    return Packed(panels.reshape(-1), np.ascontiguousarray(bias, np.float32), (N, K))
+    """Pack a dense layer: weight (N, K), bias (N,)."""
+    return Packed(pack(weight.astype(np.float32, copy=False)), np.ascontiguousarray(bias, np.float32), weight.shape)
 
 
 @inline
-def sum_and_prefetch(tile, x, i, K, panels, p, depth, prefetch_at, lines):
-    """Return tile + x W^T summed over `depth` terms: rows of x (row stride K) from x[i], a panel from panels[p].
+def sum_terms(tile, x, i, x_row, per_word, panels, panel, p, k, K, prefetch_at, prefetch_stop, lines):
+    """Return the tile + the terms k to k + DEPTH - 1 of its sum: rows of x (row stride x_row) from x[i], and a panel
+    of `panel` columns from panels[p].
 
-    After every STEP terms it prefetches the next `lines` cache lines, beginning at panels[prefetch_at].
+    After every STEP terms it prefetches `lines` cache lines, from panels[prefetch_at] up to panels[prefetch_stop].
     """
-    for k in range(0, depth, STEP):
-        tile = accumulate(tile, x, i + k, K, 1, panels, p + k * PANEL, PANEL, min(depth - k, STEP))
-        for line in range(lines):
-            prefetch(panels, prefetch_at + (k // STEP * lines + line) * 16)
+    for step in range(k, min(k + DEPTH, K), STEP):
+        at = i + step * per_word
+        tile = accumulate(tile, x, at, x_row, 1, panels, p + step * panel, panel, min(STEP, K - step))
+        if prefetch_at < prefetch_stop:
+            for line in range(lines):
+                prefetch(panels, prefetch_at + line * 16)
+            prefetch_at += lines * 16
     return tile
 
 
 @inline
-def product(start, zeros, x, i, K, panels, p, y, at, N, prefetch_at, lines):
-    """Compute one tile of y (row stride N) at y[at]: the tile `start` (the bias) + x W^T, in sums of DEPTH terms.
+def lines_per_step(blocks, panel):
+    """Return how many lines to prefetch after every STEP terms, so that `blocks` blocks of rows share those of a part.
 
-    Later partial sums begin at the tile `zeros` and are added to y in memory. Other arguments: see sum_and_prefetch.
+    A block that is alone does not prefetch: it waits for its own part of the panel.
     """
-    store_tile(sum_and_prefetch(start, x, i, K, panels, p, min(K, DEPTH), prefetch_at, lines), y, at, N)
-    for k in range(DEPTH, K, DEPTH):
-        next_at = prefetch_at + k // STEP * lines * 16
-        tile = sum_and_prefetch(zeros, x, i + k, K, panels, p + k * PANEL, min(K - k, DEPTH), next_at, lines)
+    return (STEP * panel // 16 + blocks - 1) // blocks if blocks >= 2 else 0
+
+
+@inline
+def next_part(p, k, K, ahead, panel):
+    """Return where the part of a panel begins that is used after the terms k to k + DEPTH - 1 of the panel at p.
+
+    The thread's next panel is `ahead` panels further on (or back, if negative).
+    """
+    return p + (k + DEPTH) * panel if k + DEPTH < K else p + ahead * K * panel
+
+
+@inline
+def partial_sum(start, zeros, x, i, x_row, per_word, panels, p, k, K, y, at, N, prefetch_at, prefetch_stop, lines):
+    """Add the terms k to k + DEPTH - 1 of one tile to y (row stride N) at y[at]. Other arguments: see sum_terms.
+
+    The first partial sum begins at the tile `start` (the bias) and sets y; later ones begin at the tile `zeros`.
+    """
+    if k == 0:
+        store_tile(
+            sum_terms(start, x, i, x_row, per_word, panels, PANEL, p, k, K, prefetch_at, prefetch_stop, lines), y, at, N
+        )
+    else:
+        tile = sum_terms(zeros, x, i, x_row, per_word, panels, PANEL, p, k, K, prefetch_at, prefetch_stop, lines)
         store_tile(add_rows(tile, y, at, N), y, at, N)
 
 
-@jit
-def linear(x, T, K, panels, bias, N, use_gelu, y, first, last, ahead):
-    """Compute the columns of y (T, N) that belong to the panels first to last - 1, from x (T, K); both flat.
+@inline
+def gelu_columns(y, T, N, j, vectors):
+    """Apply GELU to `vectors` vectors of each row of y (T, N), from column j on: they are in the second-level cache."""
+    for i in range(T):
+        for c in range(vectors):
+            at = i * N + j + c * WIDTH
+            store(gelu(load(y, at)), y, at)
 
-    This thread's next panel is `ahead` panels further on (or back, if negative). It is prefetched if at least two
-    blocks of rows share the prefetches. If ROWS does not divide T, the last block overlaps the one before it and
-    computes some rows twice, with the same bits. If T < ROWS, the rows are computed one by one.
+
+@jit
+def linear(x, T, per_word, K, panels, bias, N, use_gelu, y, first, last, ahead):
+    """Compute the columns of y (T, N) that belong to the panels first to last - 1, from x (T, K * per_word); both flat.
+
+    x and panels are float32 and per_word is 1; or panels are words of two bfloat16 numbers, K is the number of words,
+    and per_word is the number of elements of x for a word. If ROWS does not divide T, the last block overlaps the one
+    before it and computes some rows twice, with the same bits. If T < ROWS, the rows are computed one by one. This
+    thread's next panel is `ahead` panels further on.
     """
-    blocks = (T + ROWS - 1) // ROWS
-    # A panel has STEP * PANEL / 16 cache lines (of 16 numbers) per STEP terms. Each block prefetches an equal share.
-    lines = (STEP * PANEL // 16 + blocks - 1) // blocks if blocks >= 2 else 0
+    x_row, full = K * per_word, T - T % ROWS
+    lines = lines_per_step(full // ROWS, PANEL)
     for q in range(first, last):
-        j = min(q * PANEL, N - PANEL)
-        p = q * K * PANEL
-        if T >= ROWS:
-            for block in range(blocks):
-                i = min(block * ROWS, T - ROWS)
-                tile, zeros = tile_of(bias, j, ROWS, VECTORS), zero_tile(ROWS, VECTORS)
-                prefetch_at = p + ahead * K * PANEL + block * lines * 16 * (K // STEP)
-                product(tile, zeros, x, i * K, K, panels, p, y, i * N + j, N, prefetch_at, lines)
-        else:
+        j, p = min(q * PANEL, N - PANEL), q * K * PANEL
+        for k in range(0, K, DEPTH):
+            bias_tile, zeros = tile_of(bias, j, ROWS, VECTORS), zero_tile(ROWS, VECTORS)
+            after = next_part(p, k, K, ahead, PANEL)
+            for i in range(0, full, ROWS):
+                at = after + i // ROWS * lines * 16 * (DEPTH // STEP)
+                stop = after + DEPTH * PANEL
+                partial_sum(
+                    bias_tile, zeros, x, i * x_row, x_row, per_word, panels, p, k, K, y, i * N + j, N, at, stop, lines
+                )
+        if 0 < full < T:  # now, because these rows of y have to be complete before some are computed again
+            i = T - ROWS
+            for k in range(0, K, DEPTH):
+                bias_tile, zeros = tile_of(bias, j, ROWS, VECTORS), zero_tile(ROWS, VECTORS)
+                partial_sum(bias_tile, zeros, x, i * x_row, x_row, per_word, panels, p, k, K, y, i * N + j, N, 0, 0, 0)
+        if full == 0:
             for i in range(T):
-                row, zeros = tile_of(bias, j, 1, VECTORS), zero_tile(1, VECTORS)
-                product(row, zeros, x, i * K, K, panels, p, y, i * N + j, N, p, 0)
-        if use_gelu:  # now, because these columns of y are still in the second-level cache
-            for i in range(T):
-                for c in range(VECTORS):
-                    at = i * N + j + c * WIDTH
-                    store(gelu(load(y, at)), y, at)
+                for k in range(0, K, DEPTH):
+                    bias_row, zeros = tile_of(bias, j, 1, VECTORS), zero_tile(1, VECTORS)
+                    partial_sum(
+                        bias_row, zeros, x, i * x_row, x_row, per_word, panels, p, k, K, y, i * N + j, N, 0, 0, 0
+                    )
+        if use_gelu:
+            gelu_columns(y, T, N, j, VECTORS)

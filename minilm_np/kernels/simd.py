@@ -1,14 +1,14 @@
 """Vector instructions (SIMD) for Numba kernels.
 
-A CPU core has 16 or 32 vector registers. A register holds WIDTH float32 numbers, its lanes, and one instruction adds or
-multiplies all lanes at once. Numba compiles Python functions to machine code with the compiler LLVM. In a Python loop
-over single numbers, LLVM's auto-vectorizer decides whether vector instructions are used. But LLVM also has vector
+A CPU core has 16 or 32 vector registers. A register holds WIDTH numbers of 32 bits, its lanes, and one instruction adds
+or multiplies all lanes at once. Numba compiles Python functions to machine code with the compiler LLVM. In a Python
+loop over single numbers, LLVM's auto-vectorizer decides whether vector instructions are used. But LLVM also has vector
 types, and this file makes them available: `load` returns a vector that stays in a register, and each operation on
 vectors compiles to one instruction or a few. The kernels remain ordinary Python loops, and their machine code does not
 depend on the auto-vectorizer.
 
-In terms of NumPy a vector is an array (WIDTH,). All arrays in memory are flat, C-contiguous and float32; `i` counts
-elements; no bounds are checked:
+In terms of NumPy a vector is an array (WIDTH,) of float32 or int32; the arrays in memory have the same two types. They
+are flat and C-contiguous; `i` counts elements; no bounds are checked:
 
     load(x, i)         x[i : i + WIDTH]
     store(v, x, i)     x[i : i + WIDTH] = v
@@ -20,6 +20,18 @@ an array (R, C, WIDTH), which holds R x (C * WIDTH) numbers of the product. Each
 C vectors and R single numbers and does R x C fma with them. A core can start two fma but only two or three loads per
 cycle, so a product that loads both operands of every fma is limited by its loads. The 8 x 3 tile of linear.py does 24
 fma for 11 loads.
+
+Smaller numbers. A lane of 32 bits also holds two bfloat16 numbers or four of 8 bits. Such a lane is a word, and vectors
+of words are int32 vectors. If p is words, `rank_1_update` adds several products in each lane, and the type of the tile
+says which numbers the words hold:
+
+    tile       words of p               one step adds, in each lane
+    float32    two bfloat16 numbers     two products, each by an fma
+    int32      four of 8 bits, signed   four products with numbers in 0 to 255 of x, exactly
+
+Newer CPUs have one instruction for each row: vdpbf16ps (AVX512-BF16) and vpdpbusd (VNNI). There x is words, too. On
+others a few instructions give the same bits, one half of the word after the other. There x has two elements for each
+word, HALVES = 16 elements apart, because it is faster to divide its words once, in memory, than in the inner loop.
 
 How to read an operation. The argument of `@operation` is its NumPy twin, a line or two that compute the same: read only
 this and the docstring to understand the kernels. The decorated function runs when Numba compiles a kernel. Its
@@ -37,6 +49,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import config, njit, types
@@ -44,7 +57,7 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
-from minilm_np.kernels.cache import KernelCache, check_target, lanes
+from minilm_np.kernels.cache import KernelCache, check_target, lanes, target_features
 from minilm_np.ops import TAIL_COEFFICIENTS, TAIL_SCALE
 
 WITHOUT_JIT = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]  # $NUMBA_DISABLE_JIT
@@ -83,28 +96,35 @@ def empty(size: int) -> Any:
 # --- Numba types -------------------------------------------------------------------------------
 
 
+F32, I16, I32, I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+LLVM_FLOATS, LLVM_INTS = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
+
+
 class Vector(types.Type):
-    """The Numba type of a vector: WIDTH float32 numbers."""
+    """The Numba type of a vector: WIDTH numbers of one type, float32 or int32."""
 
-    def __init__(self) -> None:
-        super().__init__(name=f"float32x{WIDTH}")
+    def __init__(self, element: Any) -> None:
+        super().__init__(name=f"{element}x{WIDTH}")
+        self.llvm = LLVM_FLOATS if element == types.float32 else LLVM_INTS
 
 
-VECTOR = Vector()
-F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-LLVM_VECTOR = ir.VectorType(F32, WIDTH)
-LLVM_INTS = ir.VectorType(I32, WIDTH)
+FLOATS, INTS = Vector(types.float32), Vector(types.int32)
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: Vector) -> None:
-        super().__init__(manager, vector, LLVM_VECTOR)
+        super().__init__(manager, vector, vector.llvm)
 
 
-def tile_type(rows: int, vectors: int) -> Any:
+def vector_of(element: Any) -> Vector:
+    """Return the Numba type of a vector of float32 or int32 numbers."""
+    return FLOATS if element == types.float32 else INTS
+
+
+def tile_type(rows: int, vectors: int, vector: Vector = FLOATS) -> Any:
     """Return the Numba type of a tile: a tuple of `rows` tuples of `vectors` vectors."""
-    return types.UniTuple(types.UniTuple(VECTOR, vectors), rows)
+    return types.UniTuple(types.UniTuple(vector, vectors), rows)
 
 
 def operation(twin: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
@@ -120,17 +140,17 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 
 
 def _load(builder: Any, address: Any) -> Any:
-    vector = builder.load(builder.bitcast(address, LLVM_VECTOR.as_pointer()))
+    vector = builder.load(builder.bitcast(address, ir.VectorType(address.type.pointee, WIDTH).as_pointer()))
     vector.align = 4
     return vector
 
 
 def _store(builder: Any, vector: Any, address: Any) -> None:
-    builder.store(vector, builder.bitcast(address, LLVM_VECTOR.as_pointer())).align = 4
+    builder.store(vector, builder.bitcast(address, vector.type.as_pointer())).align = 4
 
 
 def _splat(builder: Any, scalar: Any) -> Any:
-    undefined = ir.Constant(LLVM_VECTOR, ir.Undefined)
+    undefined = ir.Constant(ir.VectorType(scalar.type, WIDTH), ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(LLVM_INTS, [0] * WIDTH))
 
@@ -147,10 +167,10 @@ def _elementwise(name: str) -> Callable[..., Any]:
     def emit(typing: Any, *vectors: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             if name.startswith("llvm."):
-                return _call(builder, f"{name}.v{WIDTH}f32", LLVM_VECTOR, *arguments)
+                return _call(builder, f"{name}.v{WIDTH}f32", LLVM_FLOATS, *arguments)
             return getattr(builder, name)(*arguments)
 
-        return VECTOR(*vectors), generate
+        return FLOATS(*vectors), generate
 
     return emit
 
@@ -169,7 +189,7 @@ def load(typing: Any, array: Any, i: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _load(builder, _address(context, builder, signature.args[0], *arguments))
 
-    return VECTOR(array, types.intp), generate
+    return vector_of(array.dtype)(array, types.intp), generate
 
 
 def _store_twin(vector: Any, array: Any, i: int) -> None:
@@ -188,14 +208,14 @@ def store(typing: Any, vector: Any, array: Any, i: Any) -> Any:
     return types.none(vector, array, types.intp), generate
 
 
-@operation(lambda x: np.full(WIDTH, x, np.float32))
+@operation(lambda x: np.full(WIDTH, x))
 def splat(typing: Any, x: Any) -> Any:
     """Return the vector with x in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _splat(builder, arguments[0])
 
-    return VECTOR(types.float32), generate
+    return vector_of(x)(x), generate
 
 
 @operation(lambda array, i: None)
@@ -250,7 +270,7 @@ def _choose_b_if(comparison: str) -> Callable[..., Any]:
             a, b = arguments
             return builder.select(builder.fcmp_ordered(comparison, b, a), b, a)
 
-        return VECTOR(a, b), generate
+        return FLOATS(a, b), generate
 
     return emit
 
@@ -287,32 +307,46 @@ def scale_by_power_of_2(typing: Any, a: Any, n: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         exponent = builder.shl(builder.fptosi(arguments[1], LLVM_INTS), ir.Constant(LLVM_INTS, [23] * WIDTH))
-        return builder.bitcast(builder.add(builder.bitcast(arguments[0], LLVM_INTS), exponent), LLVM_VECTOR)
+        return builder.bitcast(builder.add(builder.bitcast(arguments[0], LLVM_INTS), exponent), LLVM_FLOATS)
 
-    return VECTOR(a, n), generate
-
-
-def _sum_twin(x: Any) -> Any:
-    while len(x) > 1:
-        x = x[: len(x) // 2] + x[len(x) // 2 :]
-    return x[0]
+    return FLOATS(a, n), generate
 
 
-@operation(_sum_twin)
-def sum_of(typing: Any, x: Any) -> Any:
-    """Return the sum of the lanes: the upper half is added to the lower half until one number is left."""
+def _fold_twin(combine: Callable[..., Any]) -> Callable[..., Any]:
+    def twin(x: Any) -> Any:
+        while len(x) > 1:
+            x = combine(x[: len(x) // 2], x[len(x) // 2 :])
+        return x[0]
+
+    return twin
+
+
+def _fold(x: Any, combine: Callable[..., Any]) -> Any:
+    """Return the emitter that combines the upper half of the lanes with the lower half until one number is left."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         x = arguments[0]
         half = WIDTH // 2
         while half:
             lanes = [*range(half, 2 * half), *range(half)] + [0] * (WIDTH - 2 * half)
-            moved = builder.shuffle_vector(x, ir.Constant(LLVM_VECTOR, ir.Undefined), ir.Constant(LLVM_INTS, lanes))
-            x = builder.fadd(x, moved)
+            moved = builder.shuffle_vector(x, ir.Constant(LLVM_FLOATS, ir.Undefined), ir.Constant(LLVM_INTS, lanes))
+            x = combine(builder, x, moved)
             half //= 2
         return builder.extract_element(x, ir.Constant(I32, 0))
 
     return types.float32(x), generate
+
+
+@operation(_fold_twin(np.add))
+def sum_of(typing: Any, x: Any) -> Any:
+    """Return the sum of the lanes: the upper half is added to the lower half until one number is left."""
+    return _fold(x, lambda builder, a, b: builder.fadd(a, b))
+
+
+@operation(_fold_twin(lambda a, b: np.where(b > a, b, a)))
+def largest_of(typing: Any, x: Any) -> Any:
+    """Return the largest lane."""
+    return _fold(x, lambda builder, a, b: builder.select(builder.fcmp_ordered(">", b, a), b, a))
 
 
 # --- 2^x and the normal distribution ----------------------------------------------------------
@@ -368,6 +402,166 @@ def gelu(x):
     return sub(maximum(x, splat(np.float32(0))), mul(magnitude, tail))
 
 
+# --- words: two bfloat16 or four 8-bit numbers in a lane --------------------------------------
+
+
+def has(feature: str) -> bool:
+    """Return whether Numba compiles for a CPU with this feature, such as "avx2"."""
+    return f"+{feature}" in target_features().split(",")
+
+
+class _Bfloat16(ir.FloatType):
+    """LLVM's type bfloat, which llvmlite lacks."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+
+_Bfloat16._create_instance()  # llvmlite has one instance of each type of floating-point numbers
+
+
+def _operands(builder: Any, words: tuple[Any, ...], element: Any, bits: int, since: int) -> list[Any]:
+    """Return vectors of words as the type of an intrinsic's operands: smaller numbers since an LLVM version."""
+    if llvmlite.binding.llvm_version_info[0] < since:
+        return list(words)
+    kind = ir.VectorType(element, WIDTH * 32 // bits)
+    return [builder.bitcast(vector, kind) for vector in words]
+
+
+def _whole(builder: Any, vector: Any) -> Any:
+    return vector
+
+
+def _fma(builder: Any, a: Any, b: Any, total: Any) -> Any:
+    return _call(builder, f"llvm.fma.v{WIDTH}f32", LLVM_FLOATS, a, b, total)
+
+
+def _upper_half(builder: Any, words: Any) -> Any:
+    """The bfloat16 numbers in the upper halves, as float32: a bfloat16 is the upper half of a float32."""
+    return builder.bitcast(builder.and_(words, ir.Constant(LLVM_INTS, [-65536] * WIDTH)), LLVM_FLOATS)
+
+
+def _lower_half(builder: Any, words: Any) -> Any:
+    return builder.bitcast(builder.shl(words, ir.Constant(LLVM_INTS, [16] * WIDTH)), LLVM_FLOATS)
+
+
+def _dot_bfloat16(builder: Any, a: Any, b: Any, total: Any) -> Any:
+    """Two fma in one instruction, the numbers in the upper halves first. (Intel's manual, VDPBF16PS.)"""
+    operands = _operands(builder, (a, b), _Bfloat16(), 16, 18)
+    return _call(builder, f"llvm.x86.avx512bf16.dpbf16ps.{32 * WIDTH}", LLVM_FLOATS, total, *operands)
+
+
+PAIRS = ir.VectorType(I16, 2 * WIDTH)  # words as two numbers of 16 bits
+
+
+def _even_bytes(builder: Any, words: Any) -> Any:
+    """The bytes 0 and 2 of each word, as two numbers of 16 bits with their sign."""
+    bits = ir.Constant(PAIRS, [8] * (2 * WIDTH))
+    return builder.ashr(builder.shl(builder.bitcast(words, PAIRS), bits), bits)
+
+
+def _odd_bytes(builder: Any, words: Any) -> Any:
+    return builder.ashr(builder.bitcast(words, PAIRS), ir.Constant(PAIRS, [8] * (2 * WIDTH)))
+
+
+def _dot_int8(builder: Any, a: Any, b: Any, total: Any) -> Any:
+    operands = _operands(builder, (a, b), ir.IntType(8), 8, 21)
+    return _call(builder, f"llvm.x86.avx512.vpdpbusd.{32 * WIDTH}", LLVM_INTS, total, *operands)
+
+
+def _dot_int16(builder: Any, a: Any, b: Any, total: Any) -> Any:
+    """Add two products of 16-bit numbers, exactly. (vpmaddubsw takes 8-bit numbers, but its sums saturate at 32767.)"""
+    if HAS_DOT_INT16:
+        name = "llvm.x86.avx512.pmaddw.d.512" if WIDTH == 16 else "llvm.x86.avx2.pmadd.wd"
+        return builder.add(total, _call(builder, name, LLVM_INTS, builder.bitcast(a, PAIRS), b))
+    bits, b = ir.Constant(LLVM_INTS, [16] * WIDTH), builder.bitcast(b, LLVM_INTS)
+    low, high = ([builder.ashr(f(x), bits) for x in (a, b)] for f in (lambda x: builder.shl(x, bits), lambda x: x))
+    return builder.add(total, builder.add(builder.mul(*low), builder.mul(*high)))
+
+
+# How rank_1_update multiplies: for each pass through the tile, where it takes the element of x, what it takes of the
+# vector of p, and the multiplication. A second pass, because the operands of both would not fit into 16 registers.
+HALVES = 16
+HAS_DOT_BFLOAT16 = has("avx512bf16") and WIDTH == 16
+HAS_DOT_INT16 = has("avx512bw" if WIDTH == 16 else "avx2")
+HAS_DOT_INT8 = has("avx512vnni") if WIDTH == 16 else has("avxvnni")
+Passes = tuple[tuple[int, Callable[..., Any], Callable[..., Any]], ...]
+FLOAT32_PASSES: Passes = ((0, _whole, _fma),)
+BFLOAT16_PASSES: Passes = ((HALVES, _upper_half, _fma), (0, _lower_half, _fma))
+if HAS_DOT_BFLOAT16:
+    BFLOAT16_PASSES = ((0, _whole, _dot_bfloat16),)
+INT8_PASSES: Passes = ((0, _even_bytes, _dot_int16), (HALVES, _odd_bytes, _dot_int16))
+if HAS_DOT_INT8:
+    INT8_PASSES = ((0, _whole, _dot_int8),)
+# Elements of x for each word of p.
+X_PER_BFLOAT16_WORD, X_PER_INT8_WORD = len(BFLOAT16_PASSES), len(INT8_PASSES)
+
+# Below this, numbers become 0 in bfloat16. So a product of two is a multiple of 2^-126, and no sum of such products is
+# subnormal: vdpbf16ps, which counts subnormal numbers as 0, gives the bits of two fma.
+SMALLEST_BFLOAT16 = 2.0**-56
+
+
+def _round_twin(x: Any) -> Any:
+    bits = np.where(np.abs(x) < SMALLEST_BFLOAT16, np.float32(0), x).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(x), np.float32(np.nan), rounded.view(np.float32))
+
+
+@operation(_round_twin)
+def round_to_bfloat16(typing: Any, x: Any) -> Any:
+    """Return x rounded to the nearest bfloat16, as float32; ties go to the even number.
+
+    Magnitudes below SMALLEST_BFLOAT16 become 0. Every NaN becomes the same one.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def constant(number: int) -> Any:
+            return ir.Constant(LLVM_INTS, [number] * WIDTH)
+
+        x = arguments[0]
+        magnitude = _call(builder, f"llvm.fabs.v{WIDTH}f32", LLVM_FLOATS, x)
+        is_small = builder.fcmp_ordered("<", magnitude, ir.Constant(LLVM_FLOATS, [SMALLEST_BFLOAT16] * WIDTH))
+        bits = builder.bitcast(builder.select(is_small, ir.Constant(LLVM_FLOATS, None), x), LLVM_INTS)
+        last_bit = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+        rounded = builder.and_(builder.add(builder.add(bits, constant(0x7FFF)), last_bit), constant(-65536))
+        is_nan = builder.fcmp_unordered("uno", x, x)
+        return builder.bitcast(builder.select(is_nan, constant(0x7FC00000), rounded), LLVM_FLOATS)
+
+    return FLOATS(x), generate
+
+
+@operation(lambda low, high: (low.view(np.uint32) >> np.uint32(16) | high.view(np.uint32)).view(np.int32))
+def pack_bfloat16(typing: Any, low: Any, high: Any) -> Any:
+    """Return words with `low` in their lower and `high` in their upper halves; both are already rounded."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        low, high = (builder.bitcast(x, LLVM_INTS) for x in arguments)
+        return builder.or_(builder.lshr(low, ir.Constant(LLVM_INTS, [16] * WIDTH)), high)
+
+    return INTS(low, high), generate
+
+
+@operation(lambda x: np.rint(np.nan_to_num(x)).astype(np.int32))
+def round_to_int(typing: Any, x: Any) -> Any:
+    """Return x rounded to the nearest integer, as int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fptosi(_call(builder, f"llvm.rint.v{WIDTH}f32", LLVM_FLOATS, arguments[0]), LLVM_INTS)
+
+    return INTS(x), generate
+
+
+@operation(lambda low, high, n: low | high << n)
+def pack_ints(typing: Any, low: Any, high: Any, n: Any) -> Any:
+    """Return low | high << n: words that hold `low` in their first n bits and `high` above them."""
+    bits = n.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.or_(arguments[0], builder.shl(arguments[1], ir.Constant(LLVM_INTS, [bits] * WIDTH)))
+
+    return INTS(low, high, n), generate
+
+
 # --- tiles -------------------------------------------------------------------------------------
 
 # R and C are compile-time constants: a tile is a tuple of R tuples of C vectors, and the loops over them in `generate`
@@ -393,48 +587,76 @@ def tile_of(typing: Any, row: Any, j: Any, R: Any, C: Any) -> Any:
     return tile_type(rows, vectors)(row, types.intp, R, C), generate
 
 
-@operation(lambda R, C: np.zeros((R, C, WIDTH), np.float32))
-def zero_tile(typing: Any, R: Any, C: Any) -> Any:
-    """Return the tile (R, C) of zeros."""
+def _zeros(vector: Vector, R: Any, C: Any) -> Any:
     rows, vectors = R.literal_value, C.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        zero = ir.Constant(LLVM_VECTOR, [0.0] * WIDTH)
+        zero = ir.Constant(vector.llvm, None)
         one = context.make_tuple(builder, signature.return_type.dtype, [zero] * vectors)
         return context.make_tuple(builder, signature.return_type, [one] * rows)
 
-    return tile_type(rows, vectors)(R, C), generate
+    return tile_type(rows, vectors, vector)(R, C), generate
+
+
+@operation(lambda R, C: np.zeros((R, C, WIDTH), np.float32))
+def zero_tile(typing: Any, R: Any, C: Any) -> Any:
+    """Return the tile (R, C) of float32 zeros."""
+    return _zeros(FLOATS, R, C)
+
+
+@operation(lambda R, C: np.zeros((R, C, WIDTH), np.int32))
+def zero_int_tile(typing: Any, R: Any, C: Any) -> Any:
+    """Return the tile (R, C) of int32 zeros."""
+    return _zeros(INTS, R, C)
 
 
 def _rank_1_twin(tile: Any, x: Any, i: int, stride: int, p: Any, j: int) -> Any:
     R, C, _ = tile.shape
-    column, row = _rows(x, i, stride, R), p[j : j + C * WIDTH].reshape(C, WIDTH)
-    return (tile + _float64(column)[:, None, None] * row).astype(np.float32)
+    column, row = _rows(x, i, stride, R)[:, None, None], p[j : j + C * WIDTH].reshape(C, WIDTH)
+    if p.dtype == np.float32:
+        return (tile + _float64(column) * row).astype(np.float32)
+    if tile.dtype == np.float32:
+        if X_PER_BFLOAT16_WORD == 2:
+            upper_and_lower = _rows(x, i + HALVES, stride, R)[:, None, None], column
+        else:
+            upper_and_lower = (column & -65536).view(np.float32), (column << 16).view(np.float32)
+        for number, half in zip(upper_and_lower, (row & -65536, row << 16), strict=True):
+            tile = (tile + _float64(number) * half.view(np.float32)).astype(np.float32)
+        return tile
+    if X_PER_INT8_WORD == 2:
+        odd = _rows(x, i + HALVES, stride, R)[:, None, None]
+        numbers = column & 0xFFFF, odd & 0xFFFF, column >> 16, odd >> 16
+    else:
+        numbers = tuple(column >> shift & 255 for shift in (0, 8, 16, 24))
+    return sum((number * (row << 24 - 8 * n >> 24) for n, number in enumerate(numbers)), tile)
 
 
 @operation(_rank_1_twin)
 def rank_1_update(typing: Any, tile: Any, x: Any, i: Any, stride: Any, p: Any, j: Any) -> Any:
     """Return the tile plus the outer product of R numbers of x and C vectors of p: one step of a matrix product.
 
-    tile[r, c] + x[i + r * stride] * p[j + c * WIDTH : j + (c + 1) * WIDTH], with R x C fma. Each vector of p is loaded
-    once and used for R rows; each number of x is loaded once and used for C vectors.
+    tile[r, c] + x[i + r * stride] * p[j + c * WIDTH : j + (c + 1) * WIDTH]. Each vector of p is loaded once and used
+    for R rows; each number of x is loaded once and used for C vectors. If p is words, see the docstring of this file.
     """
     vectors = tile.dtype.count
+    of_words = BFLOAT16_PASSES if tile.dtype.dtype == FLOATS else INT8_PASSES
+    passes = FLOAT32_PASSES if p.dtype == types.float32 else of_words
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         tile, x, i, stride, p, j = arguments
+        sums = [cgutils.unpack_tuple(builder, row) for row in cgutils.unpack_tuple(builder, tile)]
         starts = [builder.add(j, ir.Constant(I64, c * WIDTH)) for c in range(vectors)]
-        row = [_load(builder, _address(context, builder, signature.args[4], p, start)) for start in starts]
-        result = []
-        for r, old in enumerate(cgutils.unpack_tuple(builder, tile)):
-            at = builder.add(i, builder.mul(stride, ir.Constant(I64, r)))
-            number = _splat(builder, builder.load(_address(context, builder, signature.args[1], x, at)))
-            sums = [
-                _call(builder, f"llvm.fma.v{WIDTH}f32", LLVM_VECTOR, number, factor, total)
-                for factor, total in zip(row, cgutils.unpack_tuple(builder, old), strict=True)
-            ]
-            result.append(context.make_tuple(builder, signature.return_type.dtype, sums))
-        return context.make_tuple(builder, signature.return_type, result)
+        for offset, of_p, multiply in passes:
+            if offset != passes[0][0]:  # else LLVM keeps the operands of both passes in registers, and spills sums
+                builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
+            loads = [_load(builder, _address(context, builder, signature.args[4], p, start)) for start in starts]
+            factors = [of_p(builder, vector) for vector in loads]
+            for r, row in enumerate(sums):
+                at = builder.add(builder.add(i, ir.Constant(I64, offset)), builder.mul(stride, ir.Constant(I64, r)))
+                number = _splat(builder, builder.load(_address(context, builder, signature.args[1], x, at)))
+                sums[r] = [multiply(builder, number, factor, total) for factor, total in zip(factors, row, strict=True)]
+        rows = [context.make_tuple(builder, signature.return_type.dtype, row) for row in sums]
+        return context.make_tuple(builder, signature.return_type, rows)
 
     return tile(tile, x, types.intp, types.intp, p, types.intp), generate
 
@@ -456,11 +678,40 @@ def add_rows(typing: Any, tile: Any, y: Any, i: Any, stride: Any) -> Any:
             sums = []
             for c, vector in enumerate(cgutils.unpack_tuple(builder, row)):
                 at = builder.add(start, ir.Constant(I64, c * WIDTH))
-                sums.append(builder.fadd(_load(builder, _address(context, builder, signature.args[1], y, at)), vector))
+                add = builder.fadd if vector.type == LLVM_FLOATS else builder.add
+                sums.append(add(_load(builder, _address(context, builder, signature.args[1], y, at)), vector))
             result.append(context.make_tuple(builder, signature.return_type.dtype, sums))
         return context.make_tuple(builder, signature.return_type, result)
 
     return tile(tile, y, types.intp, types.intp), generate
+
+
+def _scale_tile_twin(tile: Any, a: Any, i: int, b: Any, j: int) -> Any:
+    R, C, _ = tile.shape
+    return tile.astype(np.float32) * (a[i : i + R, None, None] * b[j : j + C * WIDTH].reshape(C, WIDTH))
+
+
+@operation(_scale_tile_twin)
+def scale_tile(typing: Any, tile: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
+    """Return the int32 tile as float32, tile[r, c] multiplied by a[i + r] * b[j + c * WIDTH :][: WIDTH]."""
+    rows, vectors = tile.count, tile.dtype.count
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        tile, a, i, b, j = arguments
+        starts = [builder.add(j, ir.Constant(I64, c * WIDTH)) for c in range(vectors)]
+        factors = [_load(builder, _address(context, builder, signature.args[3], b, start)) for start in starts]
+        result = []
+        for r, row in enumerate(cgutils.unpack_tuple(builder, tile)):
+            at = builder.add(i, ir.Constant(I64, r))
+            factor = _splat(builder, builder.load(_address(context, builder, signature.args[1], a, at)))
+            scaled = [
+                builder.fmul(builder.sitofp(vector, LLVM_FLOATS), builder.fmul(factor, other))
+                for vector, other in zip(cgutils.unpack_tuple(builder, row), factors, strict=True)
+            ]
+            result.append(context.make_tuple(builder, signature.return_type.dtype, scaled))
+        return context.make_tuple(builder, signature.return_type, result)
+
+    return tile_type(rows, vectors)(tile, a, types.intp, b, types.intp), generate
 
 
 def _store_tile_twin(tile: Any, y: Any, i: int, stride: int) -> None:

@@ -1,4 +1,4 @@
-"""Op set for one short text: the dense layers and attention run on several threads at once.
+"""One short text on several threads: they share the pieces of each operation.
 
 The problem. Many texts are divided into chunks (encoder.py). Each thread computes whole chunks, and the threads never
 wait for each other. A single query is only one chunk. For a query of 20 tokens, the six layers run 30 operations (four
@@ -7,18 +7,16 @@ dense layers and attention each) of about 50 microseconds, and read 42 MB of wei
 too slow for operations this short: handing 30 of them to Python's ThreadPoolExecutor costs 0.9 ms. So the threads
 communicate from compiled code, without the GIL, through a small array that they all see, the box.
 
-Pieces. An operation is cut into pieces that can be computed independently: a dense layer into the panels of its weight
-(linear.py), attention into its heads. A piece writes its own columns of the result and nothing else. (If PANEL does not
-divide the number of columns, the last two panels overlap, so they are one piece.) The thread that calls `encode` (the
-caller) posts the operation. It and the workers, which poll the box, then take one piece at a time until none is left.
+Pieces. instructions.py describes an operation by a row of numbers, and divides it into pieces that can be computed at
+the same time. The thread that calls `encode` (the caller) posts one instruction of its program after the other. It and
+the workers, which poll the box, take one piece at a time until none is left.
 
 The box is an array of int64:
 
     index   name              contents                                                 written by
     0       UNTAKEN_PIECES    operation number << 32 | first << 16 | last              caller and workers, atomically
     8       PIECES_DONE       number of pieces that are finished                       caller and workers, atomically
-    16      OPERATION         LINEAR or ATTENTION                                      caller
-    17-25   ARGUMENTS         addresses of the operation's arrays, and their sizes     caller
+    16      INSTRUCTION       address of the instruction                               caller
 
 The three groups lie a cache line (8 numbers) apart. If they shared one, every finished piece would take the line with
 the arguments away from the other cores. UNTAKEN_PIECES keeps three numbers in one word so that a single atomic
@@ -28,10 +26,10 @@ W panels lower), and `linear` can prefetch that panel.
 
 One operation, step by step:
 
-    1. The caller writes ARGUMENTS and OPERATION and sets PIECES_DONE to 0. It then publishes the operation by setting
+    1. The caller writes INSTRUCTION and sets PIECES_DONE to 0. It then publishes the operation by setting
        UNTAKEN_PIECES to (previous operation number + 1, 0, number of pieces).
     2. A thread takes a piece: it loads UNTAKEN_PIECES and replaces it by compare-and-swap, with first + 1 or last - 1.
-    3. It reads OPERATION and ARGUMENTS, computes the piece, and adds 1 to PIECES_DONE.
+    3. It reads INSTRUCTION, computes the piece, and adds 1 to PIECES_DONE.
     4. When first == last, the caller waits until PIECES_DONE equals the number of pieces, then returns. The arrays
        belong to the caller and stay alive until then.
 
@@ -49,7 +47,7 @@ everything that was written before that value was stored.
       operation number it could: the word would hold the old value again if the next operation had as many pieces (the
       ABA problem). Within one operation first only rises and last only falls, and each operation has a new number, so
       a word comes back only after 2**32 operations.
-    - ARGUMENTS, OPERATION and the reset of PIECES_DONE need no atomic instructions: the caller writes them only when
+    - INSTRUCTION and the reset of PIECES_DONE need no atomic instructions: the caller writes them only when
       all pieces of the previous operation are done, and other threads read them only while they hold a piece.
     - Only one thread at a time is the caller: `team` holds a lock.
 
@@ -85,19 +83,25 @@ from llvmlite import ir
 from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 
-from minilm_np import kernels, ops
-from minilm_np.kernels.attention import LANES, attention, scratch_size
-from minilm_np.kernels.linear import PANEL, Packed, linear
-from minilm_np.kernels.simd import F32, I64, WITHOUT_JIT, empty, inline, jit, operation
+from minilm_np import kernels
+from minilm_np.kernels.instructions import (
+    FUNCTION,
+    INSTRUCTION_SIZE,
+    PIECES,
+    PieceFunction,
+    address_of,
+    call_piece,
+    int64_pointer,
+)
+from minilm_np.kernels.program import Program, SharedOps
+from minilm_np.kernels.simd import I64, WITHOUT_JIT, inline, jit, operation
 
 Array = npt.NDArray[Any]
 
-UNTAKEN_PIECES, PIECES_DONE, OPERATION, ARGUMENTS = 0, 8, 16, 17  # indices into the box
-BOX_SIZE = ARGUMENTS + 9
-LINEAR, ATTENTION = 1, 2  # values of OPERATION
+UNTAKEN_PIECES, PIECES_DONE, INSTRUCTION = 0, 8, 16  # indices into the box
+BOX_SIZE = 24
 
 MAX_THREADS = 8  # the narrowest dense layer (384 outputs) has 8 panels with AVX-512: more threads would find no piece
-MIN_TOKENS_TO_SHARE_ATTENTION = 32  # for fewer tokens, attention on one thread takes less time than sharing it
 POLLS_BEFORE_YIELD = 20_000  # about 0.5 ms
 IDLE_YIELDS_BEFORE_EXIT = 4
 
@@ -159,22 +163,6 @@ def increment(typing: Any, box: Any, i: Any) -> Any:
     return types.none(box, types.intp), generate
 
 
-@operation(lambda address: address)
-def _float32_pointer(typing: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], F32.as_pointer())
-
-    return types.CPointer(types.float32)(types.int64), generate
-
-
-@operation(lambda address: address)
-def _int64_pointer(typing: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], I64.as_pointer())
-
-    return types.CPointer(types.int64)(types.int64), generate
-
-
 # --- the protocol ------------------------------------------------------------------------------
 
 
@@ -191,29 +179,14 @@ def take_piece(box, is_caller):
 
 
 @inline
-def run_piece(box, piece, panels_to_next):
-    """Compute a piece that this thread has taken. Its next piece is probably `panels_to_next` panels further on.
-
-    The arrays at the addresses in ARGUMENTS stay alive: the caller waits until every piece taken is done.
-    """
-    a = box[ARGUMENTS:]
-    if box[OPERATION] == LINEAR:
-        T, K, N = a[4], a[5], a[6]
-        x, panels = carray(_float32_pointer(a[0]), T * K), carray(_float32_pointer(a[1]), N * K)
-        bias, y = carray(_float32_pointer(a[2]), N), carray(_float32_pointer(a[3]), T * N)
-        stop = piece + 1 if piece + 1 < N // PANEL else (N + PANEL - 1) // PANEL  # the last piece may have two panels
-        linear(x, T, K, panels, bias, N, a[7] == 1, y, piece, stop, panels_to_next)
-    else:
-        T, H, num_heads = a[4], a[5], a[6]
-        qkv, context = carray(_float32_pointer(a[0]), T * 3 * H), carray(_float32_pointer(a[1]), T * H)
-        size = (H // num_heads + a[8]) * LANES  # scratch_size
-        scratch = carray(_float32_pointer(a[7] + 4 * size * piece), size)
-        attention(qkv, carray(_int64_pointer(a[2]), a[3]), H, num_heads, context, piece, piece + 1, scratch)
+def run_posted_piece(box, piece, ahead):
+    """Compute a piece that this thread has taken, and count it."""
+    call_piece(carray(int64_pointer(box[INSTRUCTION]), 1)[FUNCTION], box[INSTRUCTION], piece, ahead)
     increment(box, PIECES_DONE)
 
 
 @jit
-def worker_loop(box, workers, polls):
+def worker_loop(box, polls):
     """Run posted pieces; return after `polls` consecutive polls without a piece. Return whether any piece was run.
 
     Nothing here allocates memory or raises, so a piece that a worker has taken is always finished.
@@ -222,18 +195,16 @@ def worker_loop(box, workers, polls):
     while polls_left > 0:
         piece = take_piece(box, False)
         if piece >= 0:
-            run_piece(box, piece, -workers)
+            run_posted_piece(box, piece, -1)
             polls_left, was_useful = polls, True
         polls_left -= 1
     return was_useful
 
 
-@jit
-def run_shared(box, operation, pieces, a0, a1, a2, a3, a4, a5, a6, a7, a8):
-    """Post an operation, run pieces of it until all are taken, and wait until all are done. For the caller only."""
-    a = box[ARGUMENTS:]
-    a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8] = a0, a1, a2, a3, a4, a5, a6, a7, a8
-    box[OPERATION] = operation
+@inline
+def run_shared(box, instruction, pieces):
+    """Post an instruction, run pieces of it until all are taken, and wait until all are done."""
+    box[INSTRUCTION] = instruction
     box[PIECES_DONE] = 0
     before = box[UNTAKEN_PIECES]  # first == last: no other thread changes it now
     compare_and_swap(box, UNTAKEN_PIECES, before, (((before >> 32) + 1) << 32) + pieces)
@@ -241,17 +212,30 @@ def run_shared(box, operation, pieces, a0, a1, a2, a3, a4, a5, a6, a7, a8):
     while first < last:
         piece = take_piece(box, True)
         if piece >= 0:
-            run_piece(box, piece, 1)
+            run_posted_piece(box, piece, 1)
         word = load_acquire(box, UNTAKEN_PIECES)
         first, last = (word >> 16) & 0xFFFF, word & 0xFFFF
     while load_acquire(box, PIECES_DONE) != pieces:
         pass
 
 
-class Team:
+@jit
+def run_program(box, address, count, shared):
+    """Run the `count` instructions at an address in order; share their pieces if `shared`. For the caller only."""
+    instructions = carray(int64_pointer(address), (count, INSTRUCTION_SIZE))
+    for i in range(count):
+        pieces = instructions[i, PIECES]
+        if shared and pieces > 1:
+            run_shared(box, address + 8 * INSTRUCTION_SIZE * i, pieces)
+        else:
+            for piece in range(pieces):
+                call_piece(instructions[i, FUNCTION], address + 8 * INSTRUCTION_SIZE * i, piece, 1)
+
+
+class Team(SharedOps):
     """The op set of minilm_np.kernels with `linear` and `attention` shared among the calling thread and workers.
 
-    threads: the number of threads including the caller; at most MAX_THREADS are used, and 1 without the JIT.
+    threads: the number of threads including the caller; at most MAX_THREADS are used.
 
     The other operations take too little time to share.
     """
@@ -264,7 +248,7 @@ class Team:
     prepare_dense = staticmethod(kernels.prepare_dense)
 
     def __init__(self, threads: int):
-        self.threads = 1 if WITHOUT_JIT else min(threads, MAX_THREADS)
+        self.threads = min(threads, MAX_THREADS)
         self._box = np.zeros(BOX_SIZE, np.int64)
         self._workers: list[None] = []  # one entry per running worker; append and pop are atomic, += and -= are not
 
@@ -280,37 +264,22 @@ class Team:
     def _work(self) -> None:
         idle_yields = 0
         while idle_yields < IDLE_YIELDS_BEFORE_EXIT:
-            was_useful = worker_loop(self._box, self.threads - 1, POLLS_BEFORE_YIELD)
+            was_useful = worker_loop(self._box, POLLS_BEFORE_YIELD)
             idle_yields = 0 if was_useful else idle_yields + 1
             _yield_core()
         self._workers.pop()
 
-    def linear(self, x: Array, dense: Packed, activation: str | None) -> Array:  # (T, K) -> (T, N)
-        if self.threads == 1:
-            return kernels.linear(x, dense, activation)
-        (N, K), T = dense.shape, len(x)
-        y: Array = empty(T * N).reshape(T, N)
-        arrays = (_address(x), _address(dense.panels), _address(dense.bias), _address(y))
-        run_shared(self._box, LINEAR, N // PANEL, *arrays, T, K, N, int(activation == "gelu"), 0)
-        return y if activation in (None, "gelu") else ops.ACTIVATIONS[activation](y)
+    def add(self, function: PieceFunction, pieces: int, *numbers: int) -> None:
+        """Run an instruction now."""
+        instruction = np.zeros(INSTRUCTION_SIZE, np.int64)
+        instruction[: 2 + len(numbers)] = function.address, pieces, *numbers
+        run_program(self._box, address_of(instruction), 1, self.threads > 1)
 
-    def attention(self, qkv: Array, offsets: Array, num_heads: int) -> Array:  # (T, 3H) -> (T, H)
-        T, H = len(qkv), qkv.shape[1] // 3
-        if self.threads == 1 or T < MIN_TOKENS_TO_SHARE_ATTENTION:
-            return kernels.attention(qkv, offsets, num_heads)
-        context: Array = empty(T * H).reshape(T, H)
-        offsets = np.ascontiguousarray(offsets, np.int64)
-        longest = int(np.diff(offsets).max())
-        scratch = empty(num_heads * scratch_size(H // num_heads, longest))  # a separate part for each head
-        arrays = (_address(qkv), _address(context), _address(offsets))
-        sizes = (len(offsets), T, H, num_heads)
-        run_shared(self._box, ATTENTION, num_heads, *arrays, *sizes, _address(scratch), longest)
-        return context
-
-
-def _address(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+    def run(self, program: Program, token_ids: Array, token_type_ids: Array) -> Array:
+        """Return the sentence embeddings (B, H) of a chunk with the program's offsets; the next run changes them."""
+        program.token_ids[:], program.token_type_ids[:] = token_ids, token_type_ids
+        run_program(self._box, address_of(program.instructions), len(program.instructions), self.threads > 1)
+        return program.result
 
 
 _teams: dict[tuple[int, int], Team] = {}  # by process id and number of threads
@@ -319,12 +288,18 @@ _in_use = threading.Lock()
 
 @contextmanager
 def team(threads: int) -> Iterator[Team | None]:
-    """Lend the team of `threads` threads, or None while another call uses it: two teams would compete for the cores."""
-    if not _in_use.acquire(blocking=False):
+    """Lend the team of `threads` threads, or None while another call uses it: two teams would compete for the cores.
+
+    Without the JIT there is no team, because no thread runs without the GIL.
+    """
+    if WITHOUT_JIT or not _in_use.acquire(blocking=False):
         yield None
         return
     try:
-        result = _teams.setdefault((os.getpid(), threads), Team(threads))
+        key = os.getpid(), threads
+        if key not in _teams:
+            _teams[key] = Team(threads)
+        result = _teams[key]
         result.start_workers()
         yield result
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minilm_np import model
+from minilm_np.kernels.program import Programs
 from minilm_np.kernels.simd import WITHOUT_JIT
 from minilm_np.kernels.team import Team, worker_loop
 
@@ -16,5 +17,9 @@ def warm_up(bert: model.Bert) -> None:
     tokens = np.zeros(3, np.int32), np.zeros(3, np.int32), np.array([0, 3])
     model.forward(bert, *tokens)
     together = Team(2)
-    worker_loop(together._box, 1, 0)  # compiled here, because an error in a worker thread would be lost
-    model.forward(bert._replace(ops=together), *tokens)
+    worker_loop(together._box, 0)  # compiled here, because an error in a worker thread would be lost
+    program = Programs(bert).program(tokens[2])
+    if program:
+        together.run(program, *tokens[:2])
+    else:
+        model.forward(bert._replace(ops=together), *tokens)

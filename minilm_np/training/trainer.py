@@ -94,7 +94,8 @@ def train(
     Parameters
     ----------
     model
-        The model. At the end it has the new parameters; after an exception, those from before.
+        The model. At the end it has the new parameters; after an exception, those from before. A model that computes in
+        bfloat16 or int8 is trained in float32, and its new parameters are rounded again.
     data
         A .jsonl or .jsonl.gz file, a folder of them, a data_config.json with weights, a list of files, or a list of
         examples. docs/training.md describes the lines.

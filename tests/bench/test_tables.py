@@ -93,16 +93,16 @@ def test_race_does_not_measure_without_a_page_for_its_table(repository: Path, mo
 
 
 def test_race_summary_has_rows_of_the_same_measurement() -> None:
-    ratios = {name: {"short": 1 + i, "query": 2.345} for i, name in enumerate(race.RUNTIMES)}
+    ratios = {name: {"short": 1 + i, "query": 2.345, race.ERROR: 1.6e-7} for i, name in enumerate(race.RUNTIMES)}
     rows = race.markdown(ratios, race.RUNTIMES).splitlines()
-    assert rows[0] == "| time relative to minilm_np | short | query |"
-    assert rows[3] == "| minilm_np (NumPy) | 2.00 | 2.35 |"
-    assert race.markdown(ratios, race.SUMMARY).splitlines() == rows[:3] + rows[4:]
+    assert rows[0] == "| time relative to minilm_np | short | query | largest error |"
+    assert rows[3] == "| minilm_np (NumPy) | 2.00 | 2.35 | 2e-07 |"
+    assert race.markdown(ratios, race.SUMMARY).splitlines() == rows[:3] + rows[4:7]
 
 
 def test_race_table_leaves_out_what_is_not_installed() -> None:
-    table = race.markdown({"minilm_np (Numba)": {"short": 1.0}}, race.SUMMARY)
-    assert table.splitlines()[2:] == ["| minilm_np (Numba) | 1.00 |"]
+    table = race.markdown({"minilm_np (Numba)": {"short": 1.0, race.ERROR: 1.6e-7}}, race.SUMMARY)
+    assert table.splitlines()[2:] == ["| minilm_np (Numba) | 1.00 | 2e-07 |"]
 
 
 def test_fidelity_summary_has_the_largest_errors_of_the_float32_runs() -> None:

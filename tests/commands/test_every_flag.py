@@ -32,12 +32,12 @@ def encode(texts):
 PAIRS = b'["bread and butter", "a loaf"]\n["the moon", "far away"]\n'
 Output = Callable[[], str]
 COMMANDS = {  # the command's name is the first word; W is the model's folder; the other files are those of `folder`
-    "similarity": "similarity food meal --digits 3 --model W",
+    "similarity": "similarity food meal --digits 3 --model W --dtype float64",
     "similarity, explain": "similarity food meal --explain",
-    "encode": "encode lines.txt -o out.npy --batch-size 2 --model W",
+    "encode": "encode lines.txt -o out.npy --batch-size 2 --model W --dtype float64",
     "encode, long": "encode lines.txt --output out.jsonl",
     "encode, standard input": "encode",
-    "search": "search lines.txt dinner -k 2 --model W",
+    "search": "search lines.txt dinner -k 2 --model W --dtype float64",
     "crosscheck": "crosscheck right.npy --json out.json --junit out.xml --no-causes",
     "crosscheck, a function": "crosscheck port:encode --no-causes --timeout 5 --model-name any",
     "crosscheck, texts": "crosscheck --texts",
@@ -60,8 +60,10 @@ COMMANDS = {  # the command's name is the first word; W is the model's folder; t
     "exercise": "exercise exercise",
     "exercise, check": "exercise exercise --check",
     "fetch": "fetch --to W",
+    "quantize": "quantize -o int8 --model W",
+    "quantize, long": "quantize --output int8-again",
     "compile": "compile",
-    "info": "info --model W",
+    "info": "info --model W --dtype bfloat16",
 }
 
 
@@ -199,7 +201,14 @@ def test_evaluate_lists_the_tasks_that_have_data(run: Callable[..., str]) -> Non
 def test_fetch_and_info_print_the_folder(run: Callable[..., str], weights_folder: Path) -> None:
     assert run("fetch").strip() == str(weights_folder)
     out = run("info")
-    assert "22,565,376" in out and str(weights_folder) in out
+    assert "22,565,376" in out and str(weights_folder) in out and "\ndtype       bfloat16 " in out
+
+
+def test_quantize_writes_a_model(run: Callable[..., str]) -> None:
+    assert run("quantize").startswith("int8: ")
+    assert run("quantize, long").startswith("int8-again: ")
+    sizes = [Path(name, "model.safetensors").stat().st_size for name in ("int8", "int8-again")]
+    assert sizes[0] == sizes[1] < 62e6
 
 
 def test_compile_names_the_cpu(run: Callable[..., str]) -> None:

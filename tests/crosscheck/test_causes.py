@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from minilm_np.crosscheck import compare, crosscheck, probe_batches, probe_texts
 from minilm_np.crosscheck.causes import Evidence, Search
 from minilm_np.crosscheck.mistakes import Mistake, catalogue, mistake
 from minilm_np.crosscheck.truth import STAGE_ROWS, batches, simulator, tolerance, truth
+from minilm_np.kernels.simd import WITHOUT_JIT
 from minilm_np.model import stage_names
 
 
@@ -45,6 +48,18 @@ def test_names_single_mistake(name: str) -> None:
 def enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the search end: on a machine that does other work, threads that wait for each other take CPU time, too."""
     monkeypatch.setattr(compare, "CPU_SECONDS", 300.0)
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="minutes without the JIT")
+@pytest.mark.usefixtures("enough_time")
+@pytest.mark.parametrize("dtype, name", [("bfloat16", "bf16-dense"), ("int8", "int8-dense")])
+def test_names_our_own_low_precision(dtype: str, name: str, weights_folder: Path) -> None:
+    model = SentenceTransformer(weights_folder, dtype=dtype)
+    report = crosscheck(partial(model.encode, truncation="ignore"))
+    assert not report.ok and report.causes[0].name == name and report.causes[0].explained > 0.99, report
+    stage = "encoder.layer.0.attention.self.query"
+    report = crosscheck(stages={stage: model.stages(stage_texts())[stage]})
+    assert report.causes[0].name == name and report.causes[0].explained > 0.999, report
 
 
 @pytest.mark.usefixtures("enough_time")

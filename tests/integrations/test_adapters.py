@@ -226,6 +226,26 @@ def test_llama_index_embedding_is_restored(weights_folder: Path, model: Sentence
         assert_close(again.get_query_embedding(TEXTS[0]), model.encode("x" + TEXTS[0])[:9], BATCH, "restored")
 
 
+def test_llama_index_description_has_a_dtype_unless_it_is_the_default(weights_folder: Path) -> None:
+    framework("llama_index.core")
+    from minilm_np.integrations.llama_index import MiniLMEmbedding
+
+    assert "dtype" not in MiniLMEmbedding(weights_folder, backend="numpy").to_dict()["model_options"]
+    model = SentenceTransformer(weights_folder, dtype="bfloat16")
+    for embedding in (MiniLMEmbedding(weights_folder, dtype="bfloat16"), MiniLMEmbedding(model)):
+        described = embedding.to_dict()
+        assert described["model_options"]["dtype"] == "bfloat16"
+        assert MiniLMEmbedding.from_dict(described)._model.compute_dtype == "bfloat16"
+
+
+def test_langchain_name_of_a_low_precision_is_another_namespace(weights_folder: Path) -> None:
+    framework("langchain_core")
+    from minilm_np.integrations.langchain import MiniLMEmbeddings
+
+    names = [MiniLMEmbeddings(weights_folder, dtype=dtype).model_name for dtype in ("float32", "bfloat16")]
+    assert names == [str(weights_folder), f"{weights_folder} (bfloat16)"]
+
+
 def test_llama_index_cache_tells_options_apart(weights_folder: Path) -> None:
     """An ingestion pipeline looks up cached vectors by the description of the embedding."""
     framework("llama_index.core")
@@ -281,6 +301,15 @@ def test_haystack_pipelines_use_our_vectors(
         assert_close(text_embedder.run(QUERY)["embedding"], model.encode(QUERY), BATCH, "query")
     (found,) = querying.run({"embedder": {"text": QUERY}})["retriever"]["documents"]
     assert found.content == NEAREST
+
+
+def test_haystack_pipeline_stores_the_dtype(weights_folder: Path) -> None:
+    haystack = framework("haystack")
+    from minilm_np.integrations.haystack import MiniLMTextEmbedder
+
+    embedder = MiniLMTextEmbedder(str(weights_folder), dtype="bfloat16")
+    again = haystack.default_from_dict(MiniLMTextEmbedder, embedder.to_dict())
+    assert again._loaded().compute_dtype == "bfloat16"
 
 
 def test_haystack_documents_are_checked(weights_folder: Path, model: SentenceTransformer) -> None:

@@ -100,6 +100,8 @@ def test_scikit_learn_encoder_in_pipelines(weights_folder: Path, model: Sentence
     assert pipeline[0].transform(texts).shape == (40, 64)
     pipeline.set_params(sentenceencoder__truncate_dim=8).fit(texts, labels)
     assert pipeline[0].transform(texts).shape == (40, 8)
+    rounded = clone(SentenceEncoder(str(weights_folder), dtype="bfloat16")).fit([])
+    assert rounded.model_.compute_dtype == "bfloat16"
 
 
 def test_scikit_learn_estimator_checks_pass(weights_folder: Path) -> None:
@@ -144,6 +146,25 @@ def test_chroma_collection_is_restored(weights_folder: Path, tmp_path: Path, mod
     again = client.get_collection("texts")  # restored from the stored name and options
     assert again.query(query_texts=["Someone eats a meal."], n_results=1)["ids"] == [["a"]]
     assert function.get_config() == {"model_name": str(weights_folder), "backend": "numpy"}
+
+
+def test_chroma_refuses_a_function_of_another_precision(weights_folder: Path, tmp_path: Path) -> None:
+    chromadb = framework("chromadb")
+    from minilm_np.integrations.chroma import MiniLMEmbeddingFunction
+
+    float32, rounded = (MiniLMEmbeddingFunction(str(weights_folder), dtype=dtype) for dtype in (np.float32, "bfloat16"))
+    assert float32.get_config()["dtype"] == "float32" and float32.name() == "minilm_np"
+    client = chromadb.PersistentClient(str(tmp_path), chromadb.Settings(anonymized_telemetry=False))
+    for mine, other in ((float32, rounded), (rounded, float32)):
+        collection = client.create_collection(mine.name(), embedding_function=mine)
+        collection.add(ids=["a"], documents=TEXTS[:1])
+        for open_collection in (client.get_collection, client.get_or_create_collection):
+            with pytest.raises(ValueError, match=r"(?i)embedding function conflict: new: minilm_np"):
+                open_collection(mine.name(), embedding_function=other)
+    again = client.get_collection("minilm_np_bfloat16")  # restored from the stored name and options
+    assert again.configuration["embedding_function"]._model.compute_dtype == "bfloat16"
+    assert again.query(query_texts=TEXTS[:1])["distances"][0][0] < 1e-6
+    assert pickle.loads(pickle.dumps(rounded)).name() == "minilm_np_bfloat16"
 
 
 # --- MTEB

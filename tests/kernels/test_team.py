@@ -17,18 +17,20 @@ from support.kernels import needs_jit, normal
 
 from minilm_np import kernels
 from minilm_np.kernels import team as team_module
+from minilm_np.kernels.instructions import INSTRUCTION_SIZE, address_of, linear_piece
 from minilm_np.kernels.linear import PANEL
 from minilm_np.kernels.simd import WITHOUT_JIT
-from minilm_np.kernels.team import ARGUMENTS, BOX_SIZE, LINEAR, OPERATION, PIECES_DONE, UNTAKEN_PIECES, Team
+from minilm_np.kernels.team import BOX_SIZE, INSTRUCTION, PIECES_DONE, UNTAKEN_PIECES, Team
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
     """Compile worker_loop, so that workers do not spend the time of a test on it."""
     if not WITHOUT_JIT:
-        team_module.worker_loop(np.zeros(BOX_SIZE, np.int64), 1, 0)
+        team_module.worker_loop(np.zeros(BOX_SIZE, np.int64), 0)
 
 
+@needs_jit
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_team_computes_the_same_bits(threads: int) -> None:
     lengths = [1, 5, 8, 30]
@@ -75,14 +77,15 @@ def test_worker_loop_finishes_a_posted_operation_without_the_caller() -> None:
     x, dense = normal(T, PANEL), kernels.prepare_dense(normal(pieces * PANEL, PANEL), normal(pieces * PANEL))
     y = np.zeros((T, pieces * PANEL), np.float32)
     box = np.zeros(BOX_SIZE, np.int64)
-    addresses = [array.ctypes.data for array in (x, dense.panels, dense.bias, y)]
-    box[ARGUMENTS:] = [*addresses, T, PANEL, pieces * PANEL, 0, 0]
-    box[OPERATION] = LINEAR
+    addresses = [address_of(array) for array in (x, dense.panels, dense.bias, y)]
+    instruction = np.zeros(INSTRUCTION_SIZE, np.int64)
+    instruction[:10] = [linear_piece.address, pieces, *addresses, T, PANEL, pieces * PANEL, 0]
+    box[INSTRUCTION] = address_of(instruction)
     box[UNTAKEN_PIECES] = (1 << 32) + pieces
-    assert team_module.worker_loop(box, 1, 2)
+    assert team_module.worker_loop(box, 2)
     assert box[UNTAKEN_PIECES] == 1 << 32 and box[PIECES_DONE] == pieces
     assert np.array_equal(y, kernels.linear(x, dense, None))
-    assert not team_module.worker_loop(box, 1, 2)
+    assert not team_module.worker_loop(box, 2)
 
 
 @needs_jit

@@ -254,6 +254,24 @@ def int8(axis: int | None) -> Callable[[str, Any], Any]:
     return change
 
 
+def dense_layers(of_input: Callable[[Any], Any], of_weight: Callable[[Any], Any]) -> Callable[[TorchPort], None]:
+    """Round the input of every dense layer, and its weight."""
+
+    def apply(port: TorchPort) -> None:
+        for layer in port.bert.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.data = of_weight(layer.weight.data)
+                layer.register_forward_pre_hook(lambda _, inputs: (of_input(inputs[0]),))
+
+    return apply
+
+
+def uint8_by_row(x: Any) -> Any:
+    low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+    step = (high - low) / 255
+    return torch.round((x - low) / step) * step + low
+
+
 def in_format(dtype: Any) -> Callable[[TorchPort], None]:
     def apply(port: TorchPort) -> None:
         port.bert = port.bert.to(dtype)
@@ -393,8 +411,10 @@ FAULTS: dict[str, Callable[[TorchPort], None]] = {
     "fp16-activations": in_format(torch.float16),
     "bf16-weights": parameters(lambda _, value: value.bfloat16().float()),
     "bf16-activations": in_format(torch.bfloat16),
+    "bf16-dense": dense_layers(lambda x: x.bfloat16().float(), lambda weight: weight.bfloat16().float()),
     "int8-weights-per-tensor": parameters(int8(None)),
     "int8-weights-per-channel": parameters(int8(1)),
+    "int8-dense": dense_layers(uint8_by_row, lambda weight: int8(1)("weight", weight)),
     "pooling-cls": settings(pool=lambda hidden, mask: hidden[:, 0]),
     "pooling-max": settings(pool=lambda hidden, mask: hidden.masked_fill(mask[:, :, None] == 0, -1e9).amax(1)),
     "pooling-mean-sqrt-len": settings(

@@ -34,7 +34,7 @@ TARGETS = [
     "a b:c",
 ]  # fmt: skip
 TASKS = ["STS12", "NFCorpus", "sts12", "CQADupstackRetrieval", "", "x" * 1000, "../STS12"]
-NAMES = ["numpy", "numba", "auto", "float32", "float64", "torch", "", "fp16"]
+NAMES = ["numpy", "numba", "auto", "float32", "float64", "bfloat16", "int8", "torch", "", "fp16"]
 
 
 # Half a minute and 300 MB for the smallest input: each mistake is made. tests/study/test_lab.py has its arguments.
